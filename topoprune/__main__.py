@@ -1,0 +1,89 @@
+"""Command line: `python -m topoprune run|status|prune`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, call, and turn a known error into one line and exit status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.call(options)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"topoprune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("topoprune: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(options) -> None:
+    from topoprune import study
+
+    wanted = study.specs(options.profile, options.seeds)
+    made = study.records(options.profile, wanted, options.device, options.force)
+    print(f"{len(made)} records in {study.records_store(options.profile).path}")
+
+
+def _status(options) -> None:
+    from topoprune import study
+
+    state = study.status(options.profile, options.seeds)
+    print(f"{state['path']}: {len(state['done'])} done, {len(state['missing'])} missing")
+    for line in state["missing"]:
+        print(f"  missing: {line}")
+    left = state["seconds_left"]
+    print("time left: unknown, no record to estimate from" if left is None
+          else f"time left: about {left / 60:.0f} min, from the records' own times")
+
+
+def _prune(options) -> None:
+    from topoprune import pruning
+
+    report = pruning.prune(options.model, options.method, options.ratio, options.seed,
+                           Path(options.output), options.weights, options.shape, options.device)
+    print(json.dumps(report, indent=2))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m topoprune",
+                                     description="Topological filter pruning.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run what the records of a profile lack")
+    run.add_argument("--force", action="store_true", help="run again what is there already")
+    run.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    run.set_defaults(call=_run)
+
+    status = commands.add_parser("status", help="what the records have and lack, and the time left")
+    status.set_defaults(call=_status)
+    for command in (run, status):
+        command.add_argument("--profile", default="quick", help="quick, pilot or study")
+        command.add_argument("--seeds", type=int, nargs="+", help="default: the profile's")
+
+    prune = commands.add_parser(
+        "prune", help="prune a checkpoint or a torchvision model into a smaller network")
+    prune.add_argument("model", help="a topoprune checkpoint (.safetensors), or the name of a "
+                       "torchvision model such as vgg16_bn")
+    prune.add_argument("--method", default="topological",
+                       help="random, l1, l2, fpgm or topological")
+    prune.add_argument("--ratio", type=float, default=0.5,
+                       help="share of each layer's filters to remove, in [0, 1)")
+    prune.add_argument("--seed", type=int, default=0)
+    prune.add_argument("--weights", default="DEFAULT", metavar="W",
+                       help="of a torchvision model: DEFAULT (downloaded), none (random), or a "
+                       ".safetensors state dict")
+    prune.add_argument("--shape", type=int, nargs=3, default=None, metavar=("C", "H", "W"),
+                       help="input shape (default: 3 32 32 for a checkpoint, else 3 224 224)")
+    prune.add_argument("--device", default="cpu")
+    prune.add_argument("--output", default="pruned.safetensors",
+                       help="the smaller network; the report lies beside it as .json")
+    prune.set_defaults(call=_prune)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""Which filters stay: one function, `select`, for every method.
+
+A method sees each coupling (one convolution, or layers that must shrink together) as a cloud of
+points: one row for each filter, the weights of all coupled layers side by side. L1, L2 (Li et al.,
+ICLR 2017) and FPGM (He et al., CVPR 2019) are NNI's own pruners; the topological method searches
+the subset whose persistence diagrams stay closest to the whole layer's.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import nn
+
+from topoprune.surgery import Coupling, Kept, couplings, folded_norm
+
+ACTIVATION_SIDE = 4
+"""Activations are averaged to at most this many rows and columns for each image."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a method chose, and how.
+
+    Attributes:
+        kept: layer -> sorted indices of the kept filters.
+        seconds: time that choosing took, tracing the network left out.
+        searches: first layer of each coupling -> one dict a generation (topological only).
+    """
+
+    kept: Kept
+    seconds: float
+    searches: dict[str, list[dict]] = field(default_factory=dict)
+
+
+def select(model: nn.Module, example_inputs: torch.Tensor, method: str = "topological",
+           ratio: float = 0.5, seed: int = 0, **options) -> Kept:
+    """The filters to keep, judged within each layer.
+
+    Args:
+        model: any network with `nn.Conv2d` layers; it is untouched.
+        example_inputs: a batch that the network accepts, on its device; the calibration batch where
+            `space="activations"`.
+        method: "random", "l1", "l2", "fpgm" or "topological".
+        ratio: share of the filters to remove from every layer, in [0, 1); `int(n * ratio)` of n
+            filters go, as in NNI.
+        seed: of the random and the topological method.
+        **options: of the topological method, see `topological`.
+
+    Returns:
+        Layer name -> sorted indices of its kept filters, for every layer that loses filters.
+
+    Raises:
+        ValueError: unknown method or option, a ratio outside [0, 1), a network without
+            convolutions, weights that are not finite.
+    """
+    return selection(model, example_inputs, method, ratio, seed, **options).kept
+
+
+def selection(model: nn.Module, example_inputs: torch.Tensor, method: str = "topological",
+              ratio: float = 0.5, seed: int = 0, **options) -> Selection:
+    """As `select`, with the time and the course of the search."""
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
+    if not 0 <= ratio < 1:
+        raise ValueError(f"ratio must lie in [0, 1), got {ratio}: every layer keeps at least one "
+                         "filter")
+    groups = couplings(model, example_inputs)
+    started = time.perf_counter()
+    chosen, searches = METHODS[method](model, example_inputs, groups, ratio, seed, **options)
+    seconds = time.perf_counter() - started
+    kept = {layer: group.channels(choice)
+            for group, choice in zip(groups, chosen, strict=True) for layer in group.layers}
+    return Selection(kept, seconds, searches)
+
+
+def points(model: nn.Module, example_inputs: torch.Tensor, groups: list[Coupling],
+           space: str = "weights") -> list[Float[np.ndarray, "n d"]]:
+    """The filters of each coupling as points.
+
+    Args:
+        space: "weights" (flattened filters), "folded" (each times gamma/sigma of the BatchNorm that
+            follows it) or "activations" (the channel's outputs on
+            `example_inputs`, before the nonlinearity).
+
+    Returns:
+        For each coupling (n, d) float32, n its `choices`; coupled layers (and the blocks of a
+        grouped convolution) side by side in d.
+
+    Raises:
+        ValueError: unknown space, or values that are not finite.
+    """
+    if space not in SPACES:
+        raise ValueError(f"unknown space {space!r}: choose from {', '.join(SPACES)}")
+    rows = SPACES[space](model, example_inputs)
+    clouds = []
+    for group in groups:
+        parts = [rows[layer].reshape(group.blocks, group.choices, -1).transpose(0, 1).flatten(1)
+                 for layer in group.layers]
+        cloud = torch.cat(parts, dim=1).float().cpu().numpy()
+        if not np.isfinite(cloud).all():
+            raise ValueError(f"{group.layers[0]} has values that are NaN or infinite: the model is "
+                             "damaged or diverged in training; load a sound checkpoint")
+        clouds.append(cloud)
+    return clouds
+
+
+def topological(model, example_inputs, groups: list[Coupling], ratio: float, seed: int, *,
+                space: str = "weights", metric: str = "euclidean", pointed: bool = False,
+                dimensions: tuple[int, ...] = (0, 1), distance: str = "wasserstein",
+                search: str = "genetic", engine: str = "fast",
+                checkpoints: Path | None = None, **budget):
+    """Search, layer by layer, the subset whose persistence diagrams are closest to the layer's.
+
+    Args:
+        space: what a filter's point is, see `points`.
+        metric: "euclidean", "cosine" or "correlation".
+        pointed: add the zero filter, which is always kept.
+        dimensions: of homology.
+        distance: between diagrams: "wasserstein", "bottleneck", "landscape", "betti", "entropy".
+        search: "genetic", or a rival with the same budget: "random", "greedy", "farthest".
+        engine: "fast" or "reference" (giotto-tda), equal in value.
+        checkpoints: folder in which each layer's search is saved at a generation's end.
+        **budget: fields of `genetic.Search` (population, generations, ...).
+    """
+    from topoprune import genetic, topology
+
+    if search not in genetic.SEARCHES:
+        raise ValueError(f"unknown search {search!r}: choose from {', '.join(genetic.SEARCHES)}")
+    settings = genetic.Search(**budget)
+    chosen, histories = [], {}
+    clouds = points(model, example_inputs, groups, space)
+    for index, (group, cloud) in enumerate(zip(groups, clouds, strict=True)):
+        delta = topology.distance_matrix(cloud, metric, pointed)
+        fitness = topology.Fitness(delta, tuple(dimensions), distance, pointed, engine)
+        result = genetic.SEARCHES[search](
+            group.choices, _remaining(group, ratio), fitness, settings, seed=seed * 1000 + index,
+            checkpoint=checkpoints / f"search-{index}.json" if checkpoints else None, delta=delta)
+        chosen.append(result.kept.tolist())
+        histories[group.layers[0]] = result.history
+    return chosen, histories
+
+
+def _random(model, example_inputs, groups: list[Coupling], ratio: float, seed: int):
+    generator = np.random.default_rng(seed)
+    chosen = [generator.permutation(group.choices)[:_remaining(group, ratio)].tolist()
+              for group in groups]
+    return chosen, {}
+
+
+def _nni(pruner: str):
+    """NNI's criterion on every coupling, through stand-in 1x1 convolutions.
+
+    A stand-in's filters are the coupling's points. For an uncoupled layer these are its own
+    filters, so the choice is the one that NNI makes on the network itself.
+    """
+
+    def choose(model, example_inputs, groups: list[Coupling], ratio: float, seed: int):
+        from nni.compression import pruning
+
+        clouds = [torch.from_numpy(cloud) for cloud in points(model, example_inputs, groups)]
+        standins = nn.ModuleList(nn.Conv2d(cloud.shape[1], len(cloud), 1, bias=False)
+                                 for cloud in clouds)
+        for standin, cloud in zip(standins, clouds, strict=True):
+            standin.weight.data = cloud[:, :, None, None]
+        if ratio == 0:  # NNI refuses it
+            return [list(range(group.choices)) for group in groups], {}
+        made = getattr(pruning, pruner)(standins, [{"op_types": ["Conv2d"],
+                                                    "sparse_ratio": ratio}])
+        _, masks = made.compress()
+        made.unwrap_model()
+        return [masks[str(i)]["weight"].flatten(1).amax(1).nonzero().flatten().tolist()
+                for i in range(len(groups))], {}
+
+    return choose
+
+
+METHODS: dict[str, Callable] = {
+    "random": _random,
+    "l1": _nni("L1NormPruner"),
+    "l2": _nni("L2NormPruner"),
+    "fpgm": _nni("FPGMPruner"),
+    "topological": topological,
+}
+
+
+def _remaining(group: Coupling, ratio: float) -> int:
+    return group.choices - int(group.choices * ratio)
+
+
+def _weights(model: nn.Module, example_inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {name: module.weight.detach().flatten(1) for name, module in model.named_modules()
+            if isinstance(module, (nn.Conv2d, nn.Linear))}
+
+
+def _folded(model: nn.Module, example_inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    rows = _weights(model, example_inputs)
+    for layer, norm in folded_norm(model, example_inputs).items():
+        scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+        rows[layer] = rows[layer] * scale[:, None]
+    return rows
+
+
+def _activations(model: nn.Module, example_inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Layer -> (filters, images x positions) outputs, after the BatchNorm where one follows."""
+    watched = {name: module for name, module in model.named_modules()
+               if isinstance(module, (nn.Conv2d, nn.Linear))}
+    watched |= folded_norm(model, example_inputs)
+    rows = {}
+
+    def keep(name):
+        def hook(module, inputs, output):
+            if isinstance(module, nn.Linear):  # channels come last
+                output = output.flatten(0, -2)
+            else:
+                side = [min(ACTIVATION_SIDE, length) for length in output.shape[2:]]
+                output = F.adaptive_avg_pool2d(output, side)
+            rows[name] = output.detach().transpose(0, 1).flatten(1) / len(output) ** 0.5
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in watched.items()]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(example_inputs)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return rows
+
+
+SPACES = {"weights": _weights, "folded": _folded, "activations": _activations}

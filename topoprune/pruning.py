@@ -1,0 +1,114 @@
+"""Files in, files out: prune a stored or a torchvision network, and read the result back."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from topoprune import store
+from topoprune.models import build
+from topoprune.pruners import selection
+from topoprune.surgery import cost, remove
+
+BATCH = 32
+"""Images of the example batch."""
+
+
+def prune(model: str, method: str, ratio: float, seed: int, output: Path,
+          weights: str = "DEFAULT", shape: list[int] | None = None, device: str = "cpu") -> dict:
+    """Prune a network and write it, with a report beside it.
+
+    Args:
+        model: file of a dense network (made by a study or by `save`), or a torchvision model.
+        method, ratio, seed: as for `pruners.select`.
+        output: the smaller network, as safetensors; the report has the suffix .json.
+        weights: of a torchvision model: "DEFAULT" (torchvision downloads them), "none" (random),
+            or a safetensors state dict.
+        shape: (channels, height, width) of an input.
+
+    Returns:
+        The report: cost before and after, kept filters of each layer, seconds.
+
+    Raises:
+        ValueError, store.StoreError: with the cause and the cure.
+    """
+    if Path(model).suffix == ".safetensors":
+        network, source = _stored(Path(model))
+    else:
+        network, source = _torchvision(model, weights)
+    shape = list(shape or ([3, 32, 32] if "architecture" in source else [3, 224, 224]))
+    network = network.to(device).eval()
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(BATCH, *shape, generator=generator).to(device)
+    made = selection(network, example, method, ratio, seed)
+    small = remove(network, example, made.kept)
+    report = {"model": model, "method": method, "ratio": ratio, "seed": seed, "shape": shape,
+              "selection_seconds": made.seconds, "before": asdict(cost(network, example)),
+              "after": asdict(cost(small, example)), "kept": made.kept}
+    save(small, output, {**source, "shape": shape, "kept": made.kept})
+    store.write(output.with_suffix(".json"), json.dumps(report, indent=2).encode())
+    return report
+
+
+def save(model: nn.Module, path: Path, source: dict) -> None:
+    """Write a network with what `load` needs to build it again.
+
+    Args:
+        source: {"architecture", "classes", "width"} or {"torchvision": name, "classes"}, and for a
+            pruned network its "kept" filters and input "shape".
+    """
+    store.write_tensors(path, {f"model.{k}": v for k, v in model.state_dict().items()},
+                        {"source": source})
+
+
+def load(path: Path | str) -> nn.Module:
+    """The network in a file written by `save`, `prune` or a study's dense training.
+
+    Raises:
+        store.StoreError: no such file, or a damaged one.
+    """
+    return _stored(Path(path))[0]
+
+
+def _stored(path: Path) -> tuple[nn.Module, dict]:
+    tensors, metadata = store.read_tensors(path)
+    source = metadata.get("source")
+    if source is None:
+        raise store.StoreError(f"{path} does not say which network it holds: name a file that "
+                               "`topoprune prune` or a dense training wrote")
+    if "torchvision" in source:
+        from torchvision.models import get_model
+
+        model = get_model(source["torchvision"], weights=None, num_classes=source["classes"])
+    else:
+        model = build(source["architecture"], source["classes"], source["width"])
+    if "kept" in source:
+        model = remove(model.eval(), torch.zeros(2, *source["shape"]), source["kept"])
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()
+                           if k.startswith("model.")})
+    return model, source
+
+
+def _torchvision(name: str, weights: str) -> tuple[nn.Module, dict]:
+    from torchvision.models import get_model, list_models
+
+    if name not in list_models():
+        raise ValueError(f"{name!r} is neither a .safetensors file nor a torchvision model: see "
+                         "torchvision.models.list_models()")
+    try:
+        if weights == "none":
+            model = get_model(name, weights=None)
+        elif Path(weights).suffix == ".safetensors":
+            model = get_model(name, weights=None)
+            model.load_state_dict(load_file(weights))
+        else:
+            model = get_model(name, weights=weights)
+    except OSError as error:
+        raise ValueError(f"the weights {weights} of {name} are not to be had ({error}): download "
+                         "them where there is a network, pass a .safetensors state dict with "
+                         "--weights, or --weights none") from error
+    classes = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return model, {"torchvision": name, "classes": classes[-1].out_features if classes else 1000}

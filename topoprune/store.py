@@ -1,0 +1,195 @@
+"""Files that are never half written: records (JSON Lines) and checkpoints (safetensors).
+
+A file is written under a temporary name and moved into place; a second writer waits for the first.
+Nothing that is read back can run code: JSON and safetensors only.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save
+
+SCHEMA = 1
+"""Version of a record's layout."""
+
+
+class StoreError(RuntimeError):
+    """A file cannot be read or written; the message names it and the cure."""
+
+
+class StoreWarning(UserWarning):
+    """A damaged or foreign file was set aside; nothing else was lost."""
+
+
+class Store:
+    """Records on disk, one JSON object a line, the newest of a key counting.
+
+    Attributes:
+        path: the records file; its folder is made when the first record is written.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    def load(self) -> dict[str, dict]:
+        """Key -> record. A torn last line is reported and left out.
+
+        Raises:
+            StoreError: a damaged line, or a record of another schema.
+        """
+        records = {}
+        for number, line in self._lines():
+            record = self._parse(number, line)
+            records[record["key"]] = record
+        return records
+
+    def append(self, record: dict) -> None:
+        """Add one record (a dict with its "key"), replacing an older one of the same key.
+
+        Raises:
+            StoreError: the file is damaged, or cannot be written; what it held is kept.
+        """
+        with _writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock"):
+                records = self.load()
+                records[record["key"]] = {"schema": SCHEMA, **record}
+                lines = [json.dumps(r, sort_keys=True, allow_nan=False) for r in records.values()]
+                write(self.path, ("\n".join(lines) + "\n").encode())
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        if not self.path.exists():
+            return
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
+        *lines, tail = text.split("\n")
+        yield from ((i, line) for i, line in enumerate(lines, 1) if line.strip())
+        if tail:
+            warnings.warn(f"{self.path}, line {len(lines) + 1} is torn (an interrupted write or a "
+                          f"truncated copy): its record is left out and will be run again; the "
+                          f"{len(lines)} lines before it are kept", StoreWarning, stacklevel=3)
+
+    def _parse(self, number: int, line: str) -> dict:
+        try:
+            record = json.loads(line)
+            schema, _ = record["schema"], record["key"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise StoreError(f"{self.path}, line {number} is damaged and is no record: restore the "
+                             "file (git checkout), or delete that line and run again to make its "
+                             "record anew") from error
+        if schema != SCHEMA:
+            raise StoreError(f"{self.path}, line {number} has schema {schema!r}, this version of "
+                             f"topoprune reads {SCHEMA}: use the version that wrote it, or move "
+                             "the file away and run again")
+        return record
+
+
+def canonical(value) -> str:
+    """The one JSON text of `value`: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key(value) -> str:
+    """Short name of `value`: the first 16 hex digits of the SHA-256 of its canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment it is either the old or the new one.
+
+    Raises:
+        StoreError: the disk is full or read-only; the old file is untouched.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
+    """Write tensors and JSON metadata as safetensors, with a checksum of both."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = canonical(metadata)
+    write(path, save(plain, {"metadata": text, "sha256": _checksum(plain, text)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and metadata of a file made by `write_tensors`.
+
+    Raises:
+        StoreError: missing, truncated, altered, or not such a file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        tensors = load_file(path)
+        text = header["metadata"]
+        metadata = json.loads(text)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} does not exist: name a checkpoint that topoprune wrote") from error
+    except (OSError, KeyError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+        raise StoreError(f"{path} is no checkpoint of topoprune, or is truncated ({error}): delete "
+                         "it and run again") from error
+    if header.get("sha256") != _checksum(tensors, text) or not isinstance(metadata, dict):
+        raise StoreError(f"{path} was altered (its checksum differs): delete it and run again")
+    return tensors, metadata
+
+
+def resume_tensors(path: Path, identity: str) -> tuple[dict[str, torch.Tensor], dict] | None:
+    """The checkpoint at `path` if it belongs to `identity`; any other is set aside by name."""
+    if not path.exists():
+        return None
+    try:
+        tensors, metadata = read_tensors(path)
+    except StoreError as error:
+        return set_aside(path, str(error))
+    if metadata.get("identity") != identity:
+        return set_aside(path, f"{path} belongs to another run")
+    return tensors, metadata
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a file that cannot be continued from, and say so."""
+    aside = path.with_name(path.name + ".refused")
+    os.replace(path, aside)
+    warnings.warn(f"{reason}; set aside as {aside.name}, starting over", StoreWarning, stacklevel=3)
+
+
+def _checksum(tensors: dict[str, torch.Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; what it held is kept: "
+                         "free the disk or choose another folder (TOPOPRUNE_RESULTS, "
+                         "TOPOPRUNE_CACHE), then run again") from error

@@ -1,0 +1,196 @@
+"""The grid of trials of each profile: what the store has is loaded, what it lacks is run."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from topoprune.store import Store, StoreError
+from topoprune.training import Recipe
+from topoprune.trial import Dense, Portrait, Record, Trial, forget, run, spec_key
+
+METHODS = ("random", "l1", "l2", "fpgm", "topological")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A size of the study.
+
+    Attributes:
+        dataset, width: what is trained (VGG-16).
+        dense, recovery: recipes of the dense network and of fine-tuning.
+        ratios: pruning ratios.
+        seeds: by default; a seed stands for one dense network and all its trials.
+        layer: the convolution of the portrait.
+        search: budget of the genetic algorithm.
+    """
+
+    dataset: str
+    width: float
+    dense: Recipe
+    recovery: Recipe
+    ratios: tuple[float, ...]
+    seeds: tuple[int, ...]
+    layer: str
+    methods: tuple[str, ...] = METHODS
+    search: dict = field(default_factory=dict)
+
+
+PROFILES = {
+    "quick": Profile(
+        dataset="digits", width=0.125, seeds=(0, 1), ratios=(0.5, 0.9),
+        dense=Recipe(epochs=8, batch=64, peak_rate=0.1),
+        recovery=Recipe(epochs=3, batch=64, peak_rate=0.02),
+        layer="features.24", search={"population": 32, "generations": 15}),
+    "pilot": Profile(
+        dataset="cifar10", width=0.25, seeds=(0,), ratios=(0.3, 0.5, 0.7, 0.9),
+        dense=Recipe(epochs=14), recovery=Recipe(epochs=5, peak_rate=0.05),
+        layer="features.24"),
+    "study": Profile(
+        dataset="cifar10", width=1.0, seeds=(0, 1, 2), ratios=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
+        dense=Recipe(epochs=20), recovery=Recipe(epochs=5, peak_rate=0.05),
+        layer="features.24"),
+}
+
+
+def profile(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        ValueError: unknown profile.
+    """
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}: choose from {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def dense_specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense]:
+    """The dense networks of a profile."""
+    p = profile(name)
+    return [Dense(p.dataset, "vgg16", p.width, seed, p.dense) for seed in _seeds(p, seeds)]
+
+
+def trial_specs(name: str, seeds: Iterable[int] | None = None,
+                methods: Iterable[str] | None = None) -> list[Trial]:
+    """The trials of a profile, all methods at one ratio before the next."""
+    p = profile(name)
+    return [Trial(dense, method, ratio, dense.seed, p.recovery,
+                  p.search if method == "topological" else {})
+            for dense in dense_specs(name, seeds) for ratio in p.ratios
+            for method in (methods or p.methods)]
+
+
+def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 0.5) -> Portrait:
+    """One layer of the first dense network, as each method prunes it."""
+    p = profile(name)
+    return Portrait(dense_specs(name, seeds)[0], p.layer, ratio, p.methods, p.search)
+
+
+def specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense | Trial | Portrait]:
+    """Everything that a profile's book needs."""
+    return [*dense_specs(name, seeds), *trial_specs(name, seeds), portrait_spec(name, seeds)]
+
+
+def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
+            device: str | None = None, force: bool = False) -> list[Record]:
+    """The records of `wanted` (by default of the whole profile), run where the store lacks them.
+
+    A finished record is stored at once, so an interrupted call loses no more than the current
+    epoch. With the environment variable `TOPOPRUNE_NO_RUN` a missing record is an error.
+
+    Args:
+        name: of the profile, whose records file is used.
+        wanted: specs of this profile.
+        device: as for `trial.run`.
+        force: run again what the store has already.
+
+    Raises:
+        StoreError: the records file is damaged, or a record is missing and must not be run.
+        ValueError, data.DataError: as `trial.run`.
+    """
+    wanted = list(specs(name) if wanted is None else wanted)
+    store = records_store(name)
+    found = store.load()
+    missing = [spec for spec in wanted if force or spec_key(spec) not in found]
+    if missing and os.environ.get("TOPOPRUNE_NO_RUN"):
+        raise StoreError(f"{store.path} lacks {len(missing)} of {len(wanted)} records (first: "
+                         f"{describe(missing[0])}): run `make reproduce PROFILE={name}` or unset "
+                         "TOPOPRUNE_NO_RUN")
+    for spec in tqdm(missing, desc=name, unit="run", disable=None):
+        if force:
+            forget(spec)
+        record = run(spec, device).to_json()
+        store.append(record)
+        found[record["key"]] = record
+        if not isinstance(spec, Dense):  # the dense network is needed again
+            forget(spec)
+    return [Record.from_json(found[spec_key(spec)]) for spec in wanted]
+
+
+def status(name: str, seeds: Iterable[int] | None = None) -> dict:
+    """What the store has and lacks of a profile.
+
+    Returns:
+        done, missing: lists of descriptions.
+        seconds_left: estimate from the stored records' own times of the same kind and method; None
+            while nothing is there to estimate from.
+    """
+    found = records_store(name).load()
+    done, missing = [], []
+    for spec in specs(name, seeds):
+        (done if spec_key(spec) in found else missing).append(spec)
+    return {"path": str(records_store(name).path), "done": [describe(s) for s in done],
+            "missing": [describe(s) for s in missing],
+            "seconds_left": _estimate(missing, list(found.values()))}
+
+
+def describe(spec: Dense | Trial | Portrait) -> str:
+    """One line for people."""
+    if isinstance(spec, Trial):
+        return f"{spec.method} at ratio {spec.ratio}, seed {spec.seed}"
+    if isinstance(spec, Portrait):
+        return f"portrait of {spec.layer} at ratio {spec.ratio}"
+    return f"dense {spec.architecture} x{spec.width} on {spec.dataset}, seed {spec.seed}"
+
+
+def records_store(name: str) -> Store:
+    """The store of a profile: `TOPOPRUNE_RESULTS`, or the published records of this checkout."""
+    return Store(results_folder() / f"{name}.jsonl")
+
+
+def results_folder() -> Path:
+    """`TOPOPRUNE_RESULTS`, else `book/results` of the checkout, else `results` here."""
+    if given := os.environ.get("TOPOPRUNE_RESULTS"):
+        return Path(given)
+    published = Path(__file__).resolve().parents[1] / "book" / "results"
+    return published if published.parent.is_dir() else Path("results")
+
+
+def _seeds(p: Profile, seeds: Iterable[int] | None) -> list[int]:
+    chosen = list(p.seeds if seeds is None else seeds)
+    if not chosen or any(not isinstance(seed, int) or not 0 <= seed < 2**31 for seed in chosen):
+        raise ValueError(f"seeds must be a list of whole numbers from 0, got {chosen}")
+    return chosen
+
+
+def _estimate(missing: list, found: list[dict]) -> float | None:
+    if not missing:
+        return 0.0
+    total = 0.0
+    for spec in missing:
+        alike = [r["provenance"]["seconds"] for r in found if _label(r) == _label_of(spec)]
+        alike = alike or [r["provenance"]["seconds"] for r in found]
+        if not alike:
+            return None
+        total += sum(alike) / len(alike)
+    return total
+
+
+def _label(record: dict) -> tuple:
+    return record["kind"], record["spec"].get("method")
+
+
+def _label_of(spec) -> tuple:
+    return type(spec).__name__, getattr(spec, "method", None)

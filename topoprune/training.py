@@ -1,0 +1,245 @@
+"""One training loop, for the dense network and for fine-tuning what pruning left.
+
+The data lie on the device as uint8, a batch is augmented there at once, and nothing waits for the
+device inside an epoch. Everything random in an epoch is drawn from (seed, epoch), so a run that
+continues from a checkpoint repeats the uninterrupted one bit for bit, and two methods with the same
+seed see the same batches.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+from tqdm import tqdm
+
+from topoprune import store
+from topoprune.data import Data, Split
+
+EVALUATION_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: SGD with Nesterov momentum under a one-cycle rate.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch: images a step; the last incomplete batch of an epoch is dropped.
+        peak_rate: learning rate at the top of the cycle (Smith & Topin, 2018).
+        warmup: share of all steps in which the rate rises linearly; then it falls as a cosine to 0.
+        momentum: Nesterov momentum.
+        weight_decay: L2 penalty of the weights; biases and BatchNorm are left free.
+        label_smoothing: mass spread over all classes (Szegedy et al., 2016).
+        shift: pixels that an image is shifted by at most, edges mirrored.
+    """
+
+    epochs: int
+    batch: int = 256
+    peak_rate: float = 0.2
+    warmup: float = 0.25
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    shift: int = 4
+
+    def __post_init__(self):
+        if self.epochs < 0 or self.batch < 1:
+            raise ValueError(f"a recipe needs epochs >= 0 and batch >= 1, got {self.epochs} and "
+                             f"{self.batch}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must lie in [0, 1), got {self.warmup}: it is a share of all "
+                             "steps")
+
+    def rate(self, progress: float) -> float:
+        """Learning rate after the share `progress` in [0, 1] of all steps."""
+        if progress < self.warmup:
+            return self.peak_rate * progress / self.warmup
+        fall = (progress - self.warmup) / (1 - self.warmup)
+        return self.peak_rate * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * fall)).item())
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave.
+
+    Attributes:
+        epoch: 1 for the first.
+        seconds: training time, evaluation left out.
+        loss: mean training loss.
+        validation, test: accuracies in [0, 1] after the epoch.
+    """
+
+    epoch: int
+    seconds: float
+    loss: float
+    validation: float
+    test: float
+
+
+def train(model: nn.Module, data: Data, recipe: Recipe, seed: int = 0,
+          checkpoint: Path | None = None, identity: str = "",
+          source: dict | None = None) -> list[Epoch]:
+    """Train `model` in place on the device where it lies, evaluating after every epoch.
+
+    Args:
+        model: a classifier of (b, 3, 32, 32) images.
+        data: on the same device as the model.
+        recipe: the settings; `epochs=0` trains nothing.
+        seed: of the data order and the augmentation.
+        checkpoint: file that the state is written to after each epoch, and continued from where it
+            exists and belongs to `identity`; any other is set aside with a warning.
+        identity: names the run that the checkpoint belongs to.
+        source: how to build the network again, noted in the checkpoint (see `pruning.save`).
+
+    Returns:
+        One `Epoch` for each epoch, those of earlier sittings included.
+
+    Raises:
+        ValueError: a batch larger than the training split.
+        store.StoreError: the checkpoint cannot be written (disk full, read-only).
+    """
+    if recipe.batch > len(data.train):
+        raise ValueError(f"batch must be at most the {len(data.train)} training images, got "
+                         f"{recipe.batch}")
+    model.to(memory_format=torch.channels_last)
+    optimizer = _optimizer(model, recipe)
+    identity = f"{identity} {asdict(recipe)} seed {seed}"
+    history = _restore(model, optimizer, checkpoint, identity)
+    for epoch in tqdm(range(len(history), recipe.epochs), initial=len(history),
+                      total=recipe.epochs, desc="train", unit="epoch", leave=False, disable=None):
+        started = time.perf_counter()
+        loss = _epoch(model, optimizer, data, recipe, seed, epoch)
+        seconds = time.perf_counter() - started
+        history.append(Epoch(epoch + 1, seconds, loss, accuracy(model, data, data.validation),
+                             accuracy(model, data, data.test)))
+        if checkpoint is not None:
+            _save(model, optimizer, checkpoint, history, {"identity": identity, "source": source})
+    return history
+
+
+def accuracy(model: nn.Module, data: Data, split: Split) -> float:
+    """Share of the images of `split` that `model` classifies correctly, without augmentation."""
+    model.eval()
+    right = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    with torch.inference_mode(), _autocast(split.labels.device):
+        for images, labels in _batches(split, EVALUATION_BATCH):
+            right += (model(data.normalized(images)).argmax(1) == labels).sum()
+    return right.item() / len(split)
+
+
+def recalibrate(model: nn.Module, data: Data, batches: int = 8, size: int = 256) -> nn.Module:
+    """Re-estimate the running statistics of every BatchNorm on training images, in place.
+
+    Removing filters shifts what the next layers see; a few forward passes without gradient correct
+    the statistics (Li et al., "EagleEye", ECCV 2020), so that damage is judged fairly.
+    """
+    images = data.train.images[:batches * size].split(size)
+    with _autocast(data.train.labels.device):
+        update_bn((data.normalized(batch) for batch in images), model)
+    return model
+
+
+def default_device() -> str:
+    """ "cuda" where there is one, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _epoch(model, optimizer, data: Data, recipe: Recipe, seed: int, epoch: int) -> float:
+    """One pass over the training split; the mean loss."""
+    device = data.train.labels.device
+    # Drawn on the CPU: the same numbers on every device.
+    random = torch.Generator().manual_seed((seed << 20) + epoch)
+    steps = len(data.train) // recipe.batch
+    total = torch.zeros((), device=device)
+    model.train()
+    with torch.random.fork_rng(devices=[]):  # dropout in networks that are not ours
+        torch.manual_seed((seed << 20) + epoch)
+        for step, (images, labels) in enumerate(_augmented(data, recipe, random)):
+            rate = recipe.rate((epoch * steps + step) / (recipe.epochs * steps))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with _autocast(device):
+                logits = model(data.normalized(images))
+                loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+    return total.item() / steps
+
+
+def _augmented(data: Data, recipe: Recipe, random: torch.Generator) -> Iterator:
+    """Shuffled batches of shifted and mirrored images, cut on the device."""
+    device = data.train.labels.device
+    n = len(data.train) // recipe.batch * recipe.batch
+    order = torch.randperm(len(data.train), generator=random)[:n].to(device)
+    shifts = torch.randint(0, 2 * recipe.shift + 1, (n, 2), generator=random).to(device)
+    mirrored = (torch.rand(n, generator=random) < 0.5 * data.flips).to(device)
+    padded = _padded(data.train.images, recipe.shift)
+    for part in range(0, n, recipe.batch):
+        rows = slice(part, part + recipe.batch)
+        images = _crop(padded, order[rows], shifts[rows], mirrored[rows])
+        yield images, data.train.labels[order[rows]]
+
+
+def _padded(images: UInt8[Tensor, "n h w c"], shift: int) -> UInt8[Tensor, "n H W c"]:
+    mirrored = F.pad(images.permute(0, 3, 1, 2).float(), [shift] * 4, mode="reflect")
+    return mirrored.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
+
+
+def _crop(padded: UInt8[Tensor, "n H W c"], chosen: Int64[Tensor, " b"],
+          shifts: Int64[Tensor, "b 2"], mirrored) -> UInt8[Tensor, "b h w c"]:
+    """Each chosen image at its own shift, some mirrored, in one gather."""
+    side = torch.arange(32, device=padded.device)
+    columns = torch.where(mirrored[:, None], 31 - side, side) + shifts[:, 1:]
+    rows = side + shifts[:, :1]
+    return padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _batches(split: Split, size: int):
+    return zip(split.images.split(size), split.labels.split(size), strict=True)
+
+
+def _autocast(device: torch.device):
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    free = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay},
+              {"params": free, "weight_decay": 0.0}]
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=recipe.momentum,
+                           nesterov=recipe.momentum > 0)
+
+
+def _save(model, optimizer, checkpoint: Path, history: list[Epoch], about: dict) -> None:
+    tensors: dict[str, Float[Tensor, "..."]] = {f"model.{k}": v
+                                                for k, v in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer
+    store.write_tensors(checkpoint, tensors,
+                        {**about, "history": [asdict(epoch) for epoch in history]})
+
+
+def _restore(model, optimizer, checkpoint: Path | None, identity: str) -> list[Epoch]:
+    """Continue from the checkpoint, where there is one that belongs to this run."""
+    found = store.resume_tensors(checkpoint, identity) if checkpoint is not None else None
+    if found is None:
+        return []
+    tensors, metadata = found
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()
+                           if k.startswith("model.")})
+    for name, parameter in model.named_parameters():
+        if f"momentum.{name}" in tensors:
+            buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
+            optimizer.state[parameter]["momentum_buffer"] = buffer
+    return [Epoch(**epoch) for epoch in metadata["history"]]

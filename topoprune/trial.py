@@ -1,0 +1,371 @@
+"""One trial: dense model -> select -> remove -> measure damage -> fine-tune -> record."""
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from topoprune import data as datasets
+from topoprune import store
+from topoprune.data import Data
+from topoprune.models import build
+from topoprune.pruners import METHODS, points, selection
+from topoprune.surgery import Cost, Kept, cost, couplings, remove
+from topoprune.training import Recipe, accuracy, default_device, recalibrate, train
+
+WITHIN = 0.005
+"""Recovered: validation accuracy within this of the dense model's."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A network trained from scratch, shared by all trials that prune it.
+
+    Attributes:
+        dataset, architecture: names, see `data.load` and `models.build`.
+        width: multiplier of every layer's filters.
+        seed: of the initial weights and the data order.
+        recipe: how it is trained.
+    """
+
+    dataset: str
+    architecture: str
+    width: float
+    seed: int
+    recipe: Recipe
+
+    def __post_init__(self):
+        if self.recipe.epochs < 1:
+            raise ValueError("a dense network needs at least one epoch of training, got 0")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One pruning run; its canonical JSON is its identity.
+
+    Attributes:
+        dense: the network that is pruned.
+        method: see `pruners.select`.
+        ratio: share of filters removed from every layer, in [0, 1).
+        seed: of the selection and of the fine-tuning's data order.
+        recovery: how the pruned network is fine-tuned.
+        options: of the method (JSON values), see `pruners.topological`.
+    """
+
+    dense: Dense
+    method: str
+    ratio: float
+    seed: int
+    recovery: Recipe
+    options: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}: choose from {', '.join(METHODS)}")
+        if not 0 <= self.ratio < 1:
+            raise ValueError(f"ratio must lie in [0, 1), got {self.ratio}: every layer keeps at "
+                             "least one filter")
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One layer of a dense network and what each method keeps of it, for the pictures.
+
+    Attributes:
+        dense: the network.
+        layer: name of the convolution.
+        ratio: share of its filters removed.
+        methods: the methods whose choices are drawn.
+        options: of the topological method.
+    """
+
+    dense: Dense
+    layer: str
+    ratio: float
+    methods: tuple[str, ...]
+    options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of a `Dense`, a `Trial` or a `Portrait`.
+
+    Attributes:
+        spec: what was asked for.
+        result: what was measured (JSON values); the functions of this module say which.
+        provenance: commit, versions, device, date and seconds.
+    """
+
+    spec: Dense | Trial | Portrait
+    result: dict
+    provenance: dict
+
+    @property
+    def key(self) -> str:
+        return spec_key(self.spec)
+
+    def to_json(self) -> dict:
+        return {"key": self.key, "kind": type(self.spec).__name__, "spec": plain(self.spec),
+                "result": self.result, "provenance": self.provenance}
+
+    @classmethod
+    def from_json(cls, record: dict) -> "Record":
+        """The record that `to_json` gave.
+
+        Raises:
+            store.StoreError: fields that this version does not know, or a key that does not belong
+                to the record.
+        """
+        try:
+            made = cls(_KINDS[record["kind"]](record["spec"]), record["result"],
+                       record["provenance"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise store.StoreError(f"record {record.get('key')!r} was written by another version "
+                                   f"of topoprune ({error!r}): use that version, or delete its line "
+                                   "and run again") from error
+        if made.key != record["key"]:
+            raise store.StoreError(f"record {record['key']!r} was altered: its content has the key "
+                                   f"{made.key!r}; restore the file or delete that line")
+        return made
+
+
+def plain(spec: Dense | Trial | Portrait) -> dict:
+    """The spec as JSON values."""
+    return json.loads(json.dumps(asdict(spec)))
+
+
+def spec_key(spec: Dense | Trial | Portrait) -> str:
+    """Short identity of a spec."""
+    return store.key({type(spec).__name__: plain(spec)})
+
+
+def run(spec: Dense | Trial | Portrait, device: str | None = None) -> Record:
+    """Carry out `spec`; an interrupted run continues from its last finished epoch.
+
+    Args:
+        spec: what to measure.
+        device: "cpu", "cuda", "cuda:1"; by default CUDA where there is one.
+
+    Raises:
+        ValueError, data.DataError, store.StoreError: with the cause and the cure.
+    """
+    started = time.perf_counter()
+    device = device or default_device()
+    data = datasets.load(_dense_of(spec).dataset, device)
+    result = {Dense: _run_dense, Trial: _run_trial, Portrait: _run_portrait}[type(spec)](spec, data)
+    return Record(spec, result, provenance(device, time.perf_counter() - started))
+
+
+def forget(spec: Dense | Trial | Portrait) -> None:
+    """Delete what earlier sittings of `spec` left in the cache."""
+    for file in sorted(_folder(spec).glob("*")):
+        file.unlink()
+
+
+def trained(dense: Dense, data: Data) -> nn.Module:
+    """The dense network, trained now or continued or read from the cache."""
+    return _trained(dense, data)[0]
+
+
+def provenance(device: str, seconds: float) -> dict:
+    """Where and with what a result was made."""
+    return {"seconds": round(seconds, 2), "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "device": _device_name(device), "commit": _commit(),
+            "python": platform.python_version(), "versions": _versions()}
+
+
+def _run_dense(dense: Dense, data: Data) -> dict:
+    model, history = _trained(dense, data)
+    return {"cost": _cost(model, data), "history": history,
+            "validation": history[-1]["validation"], "test": history[-1]["test"]}
+
+
+def _run_trial(trial: Trial, data: Data) -> dict:
+    dense, dense_history = _trained(trial.dense, data)
+    example = data.example()
+    goal = dense_history[-1]["validation"] - WITHIN
+    chosen = _select_once(trial, dense, example)
+    small = recalibrate(remove(dense, example, chosen["kept"]), data)
+    damage = {"validation": accuracy(small, data, data.validation),
+              "test": accuracy(small, data, data.test),
+              "topological": topological_damage(dense, example, chosen["kept"]),
+              "live": live_share(small, data)}
+    epochs = train(small, data, trial.recovery, trial.seed,
+                   _folder(trial) / "fine-tuning.safetensors", spec_key(trial))
+    history = [asdict(epoch) for epoch in epochs]
+    return {"cost": _cost(small, data), "damage": damage, "history": history,
+            "live": live_share(small, data), "recovery": recovery(history, damage, goal),
+            **chosen}
+
+
+def _run_portrait(portrait: Portrait, data: Data) -> dict:
+    """Diagrams of one layer and of what each method keeps of it, and the layer in the plane."""
+    from sklearn.manifold import MDS
+
+    from topoprune import topology
+
+    model, example = trained(portrait.dense, data), data.example()
+    groups = [g for g in couplings(model, example) if portrait.layer in g.layers]
+    if not groups:
+        raise ValueError(f"unknown layer {portrait.layer!r}: the prunable layers are "
+                         f"{', '.join(g.layers[0] for g in couplings(model, example))}")
+    delta = topology.distance_matrix(points(model, example, groups)[0])
+    plane = MDS(dissimilarity="precomputed", random_state=0, normalized_stress=False)
+    kept, diagrams = {}, {"full": topology.diagrams(delta)}
+    for method in portrait.methods:
+        options = portrait.options if method == "topological" else {}
+        kept[method] = selection(model, example, method, portrait.ratio, portrait.dense.seed,
+                                 **options).kept[portrait.layer]
+        diagrams[method] = topology.diagrams(delta[kept[method]][:, kept[method]])
+    return {"plane": plane.fit_transform(delta.astype("float64")).round(4).tolist(), "kept": kept,
+            "diagrams": {name: {str(d): pairs.round(6).tolist() for d, pairs in made.items()}
+                         for name, made in diagrams.items()}}
+
+
+def topological_damage(dense: nn.Module, example: torch.Tensor, kept: Kept) -> dict:
+    """Layer -> {dimension: distance between the layer's diagrams and those of its kept filters}.
+
+    The distance is the topological fitness in one dimension (euclidean, weights, not pointed),
+    whatever the method, so that methods are judged by one measure.
+    """
+    from topoprune import topology
+
+    groups = couplings(dense, example)
+    distances = {}
+    for group, cloud in zip(groups, points(dense, example, groups), strict=True):
+        chosen = torch.tensor(kept[group.layers[0]])
+        chosen = chosen[chosen < group.choices].numpy()[None]
+        apart = topology.Fitness(topology.distance_matrix(cloud)).by_dimension(chosen)
+        distances[group.layers[0]] = {str(d): float(value[0]) for d, value in apart.items()}
+    return distances
+
+
+def live_share(model: nn.Module, data: Data, images: int = 1000) -> list[float]:
+    """For each ReLU, the share of its channels whose output varies over test images.
+
+    0 is a collapsed layer: its output is the same for every image.
+    """
+    shares = []
+
+    def hook(module, inputs, output):
+        spread = output.float().flatten(2).std(dim=0).amax(dim=-1)
+        shares.append((spread > 0).float().mean().item())
+
+    handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, nn.ReLU)]
+    try:
+        model.eval()
+        with torch.inference_mode():
+            model(data.normalized(data.test.images[:images]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shares
+
+
+def recovery(history: list[dict], damage: dict, goal: float) -> dict:
+    """Epochs and seconds of fine-tuning until validation accuracy reaches `goal`.
+
+    Returns:
+        epochs, seconds: of training until the goal, or of all training where it is never reached.
+        reached: False for a censored run.
+        area: mean over the epochs, damage included, of the validation accuracy (trapezoids).
+    """
+    curve = [damage["validation"], *(epoch["validation"] for epoch in history)]
+    epochs = next((i for i, value in enumerate(curve) if value >= goal), None)
+    spent = len(history) if epochs is None else epochs
+    steps = [(a + b) / 2 for a, b in zip(curve, curve[1:], strict=False)]
+    return {"goal": goal, "reached": epochs is not None, "epochs": spent,
+            "seconds": sum(epoch["seconds"] for epoch in history[:spent]),
+            "area": sum(steps) / len(steps) if steps else curve[0]}
+
+
+def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(dense.seed)
+        model = build(dense.architecture, data.classes, dense.width)
+    model.to(data.train.labels.device)
+    source = {"architecture": dense.architecture, "classes": data.classes, "width": dense.width}
+    history = train(model, data, dense.recipe, dense.seed, _folder(dense) / "dense.safetensors",
+                    spec_key(dense), source)
+    return model, [asdict(epoch) for epoch in history]
+
+
+def _select_once(trial: Trial, dense: nn.Module, example: torch.Tensor) -> dict:
+    """The selection of `trial`, kept in the cache so that an interrupted trial does not repeat it."""
+    path = _folder(trial) / "selection.json"
+    if path.exists():
+        try:
+            return json.loads(path.read_bytes())
+        except ValueError:
+            store.set_aside(path, f"{path} is damaged")
+    extra = {"checkpoints": path.parent} if trial.method == "topological" else {}
+    made = selection(dense, example, trial.method, trial.ratio, trial.seed, **trial.options,
+                     **extra)
+    result = {"kept": made.kept, "selection_seconds": made.seconds, "searches": made.searches}
+    store.write(path, json.dumps(result).encode())
+    return result
+
+
+def _cost(model: nn.Module, data: Data) -> dict:
+    return asdict(cost(model, data.example()))
+
+
+def _folder(spec: Dense | Trial | Portrait) -> Path:
+    return datasets.cache() / "runs" / f"{type(spec).__name__.lower()}-{spec_key(spec)}"
+
+
+def _dense_of(spec: Dense | Trial | Portrait) -> Dense:
+    return spec if isinstance(spec, Dense) else spec.dense
+
+
+def _read_dense(spec: dict) -> Dense:
+    return Dense(**{**spec, "recipe": Recipe(**spec["recipe"])})
+
+
+def _read_trial(spec: dict) -> Trial:
+    return Trial(**{**spec, "dense": _read_dense(spec["dense"]),
+                    "recovery": Recipe(**spec["recovery"])})
+
+
+def _read_portrait(spec: dict) -> Portrait:
+    return Portrait(**{**spec, "dense": _read_dense(spec["dense"]),
+                       "methods": tuple(spec["methods"])})
+
+
+_KINDS: dict[str, Callable] = {"Dense": _read_dense, "Trial": _read_trial,
+                               "Portrait": _read_portrait}
+
+
+@cache
+def _commit() -> str:
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+                          capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "not a git checkout"
+
+
+@cache
+def _versions() -> dict:
+    names = ("topoprune", "torch", "torchvision", "giotto-tda", "giotto-ph", "deap", "nni",
+             "torch-pruning", "numpy", "scikit-learn")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
