@@ -6,13 +6,16 @@ none.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from scipy import stats
 
+from topoprune.study import Profile
 from topoprune.trial import Dense, Portrait, Record, Trial
 
 NAMES = {"random": "random", "l1": "L1", "l2": "L2", "fpgm": "FPGM", "topological": "topological"}
@@ -101,6 +104,92 @@ def damage_table(records: Sequence[Record]) -> pd.DataFrame:
                         for d in next(iter(layers))}})
     frame = pd.DataFrame(rows).groupby(["ratio", "method"], sort=True).mean().reset_index()
     return frame.round(4)
+
+
+def recipe_table(profile: Profile) -> pd.DataFrame:
+    """The settings of dense training and fine-tuning, side by side."""
+    dense, recovery = asdict(profile.dense), asdict(profile.recovery)
+    return pd.DataFrame([{"setting": name.replace("_", " "), "dense training": f"{dense[name]:g}",
+                          "fine-tuning": f"{recovery[name]:g}"} for name in dense])
+
+
+def cost_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Remaining parameters, FLOPs and latency by ratio, in percent of the dense network."""
+    columns = ["parameters", "flops", "latency"]
+    table = 100 * trials(records).groupby("ratio")[columns].mean()
+    table.columns = ["parameters (%)", "FLOPs (%)", "latency, batch 1 (%)"]
+    return table.round(1).reset_index()
+
+
+def search_table(records: Sequence[Record]) -> pd.DataFrame:
+    """What the search of a whole network took: generations, evaluations, seconds, gain."""
+    rows = []
+    for record in _of(records, Trial):
+        histories = [h for h in record.result["searches"].values() if h]
+        first, last = ([h[i]["best"] for h in histories] for i in (0, -1))
+        rows.append({"ratio": f"{record.spec.ratio:g}",
+                     "layers": len(histories),
+                     "generations, mean": np.mean([h[-1]["generation"] for h in histories]),
+                     "subsets evaluated": sum(h[-1]["evaluations"] for h in histories),
+                     "seconds": record.result["selection_seconds"],
+                     "fitness, first population": np.mean(first),
+                     "fitness, found": np.mean(last)})
+    return pd.DataFrame(rows).groupby("ratio").mean().reset_index()
+
+
+def differences(records: Sequence[Record]) -> pd.DataFrame:
+    """Paired differences of test accuracy (points): topological minus rival, by ratio.
+
+    Columns: ratio, rival, seeds, difference, low, high (95 % t-interval over the seeds' paired
+    differences; NaN with fewer than two seeds).
+    """
+    wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method", values="test")
+    rows = []
+    for rival in (name for name in NAMES.values() if name in wide and name != "topological"):
+        for ratio, pairs in (wide["topological"] - wide[rival]).groupby(level="ratio"):
+            low, high = t_interval(pairs.to_numpy())
+            rows.append({"ratio": ratio, "rival": rival, "seeds": len(pairs),
+                         "difference": pairs.mean(), "low": low, "high": high})
+    return pd.DataFrame(rows).sort_values(["ratio", "rival"], ignore_index=True)
+
+
+def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean; NaN for fewer than two values."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
+    return values.mean() - half, values.mean() + half
+
+
+def difference_table(records: Sequence[Record]) -> pd.DataFrame:
+    """The paired differences as text."""
+    frame = differences(records)
+    known = frame["low"].notna()
+    interval = [f"{low:+.2f} to {high:+.2f}" if ok else "one seed"
+                for low, high, ok in zip(frame["low"], frame["high"], known, strict=True)]
+    return pd.DataFrame({"ratio": frame["ratio"].map("{:g}".format), "rival": frame["rival"],
+                         "seeds": frame["seeds"],
+                         "difference (points)": frame["difference"].map("{:+.2f}".format),
+                         "95 % interval": interval})
+
+
+def difference_plot(records: Sequence[Record], margin: float = 0.5) -> Figure:
+    """The paired differences by ratio, with the margin of equivalence."""
+    frame = differences(records)
+    figure, axes = plt.subplots(figsize=(7.4, 4))
+    axes.axhspan(-margin, margin, color="lightgrey", alpha=0.5, linewidth=0)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    ratios = sorted(frame["ratio"].unique())
+    for shift, (rival, group) in enumerate(frame.groupby("rival")):
+        x = [ratios.index(ratio) + 0.12 * (shift - 1.5) for ratio in group["ratio"]]
+        bars = np.nan_to_num([group["difference"] - group["low"],
+                              group["high"] - group["difference"]])
+        axes.errorbar(x, group["difference"], yerr=bars, fmt=MARKERS[rival], capsize=3,
+                      color=COLOURS[rival], label=f"minus {rival}")
+    axes.set(xticks=range(len(ratios)), xticklabels=[f"{ratio:g}" for ratio in ratios],
+             xlabel="pruning ratio", ylabel="difference (points)")
+    axes.legend()
+    return _closed(figure)
 
 
 def training_curves(records: Sequence[Record]) -> Figure:

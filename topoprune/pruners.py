@@ -6,9 +6,10 @@ ICLR 2017) and FPGM (He et al., CVPR 2019) are NNI's own pruners; the topologica
 the subset whose persistence diagrams stay closest to the whole layer's.
 """
 
+import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,7 @@ def selection(model: nn.Module, example_inputs: torch.Tensor, method: str = "top
     if not 0 <= ratio < 1:
         raise ValueError(f"ratio must lie in [0, 1), got {ratio}: every layer keeps at least one "
                          "filter")
+    _check_options(method, options)
     groups = couplings(model, example_inputs)
     started = time.perf_counter()
     chosen, searches = METHODS[method](model, example_inputs, groups, ratio, seed, **options)
@@ -187,6 +189,18 @@ METHODS: dict[str, Callable] = {
     "fpgm": _nni("FPGMPruner"),
     "topological": topological,
 }
+
+
+def _check_options(method: str, options: dict) -> None:
+    named = inspect.signature(METHODS[method]).parameters.values()
+    known = {p.name for p in named if p.kind is p.KEYWORD_ONLY}
+    if any(p.kind is p.VAR_KEYWORD for p in named):
+        from topoprune.genetic import Search
+
+        known |= {field.name for field in fields(Search)}
+    if unknown := sorted(options.keys() - known):
+        raise ValueError(f"unknown option {', '.join(unknown)} of method {method!r}: it takes "
+                         f"{', '.join(sorted(known)) or 'none'}")
 
 
 def _remaining(group: Coupling, ratio: float) -> int:
