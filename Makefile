@@ -50,6 +50,6 @@ clean: ## remove the environment and what was built; the records of runs (_build
 		"or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "Making the environment in .venv: some 3 GB to download, 7 GB on disk, a few minutes."
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --require-hashes -r requirements.lock
-	.venv/bin/pip install --quiet --no-build-isolation --no-deps --editable .
+	.venv/bin/pip install -qq --require-hashes -r requirements.lock
+	.venv/bin/pip install -qq --no-build-isolation --no-deps --editable .
 	touch $@

@@ -10,12 +10,12 @@ under `_build/partial`. Records are read from and written to TOPOPRUNE_RESULTS (
 import argparse
 import ast
 import hashlib
-import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -24,10 +24,12 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
+from topoprune.training import default_device
+from topoprune.trial import provenance
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
-LIBRARIES = ["deap", "giotto-ph", "giotto-tda", "nni", "numpy", "scikit-learn", "torch", "torch-pruning", "torchvision"]
 
 
 def chapters(root: Path = ROOT) -> list[Path]:
@@ -52,26 +54,20 @@ def git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def provenance() -> dict:
-    import torch
-
-    return {
-        "commit": git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
-        "lock": hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
-        "python": sys.version.split()[0],
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-    }
+def digest(*paths: Path) -> str:
+    """SHA-256 of the files' contents, in the order of their names."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
 
 
 def stage() -> None:
     """A fresh copy of the book's sources, with the repository's address where git knows a public one."""
     shutil.rmtree(STAGE, ignore_errors=True)
-    shutil.copytree(ROOT / "book", STAGE / "book",
-                    ignore=shutil.ignore_patterns("*.ipynb", "*.py", "results", "__pycache__", ".*"))
+    left_out = shutil.ignore_patterns("*.ipynb", "*.py", "results", "__pycache__", ".*")
+    shutil.copytree(ROOT / "book", STAGE / "book", ignore=left_out)
     shutil.copy(ROOT / "_toc.yml", STAGE)
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
-    if address := re.fullmatch(r"(?:https://|git@)github\.com[:/](.+?)(?:\.git)?/?", git("remote", "get-url", "origin")):
+    address = re.fullmatch(r"(?:https://|git@)github\.com[:/](.+?)(?:\.git)?/?", git("remote", "get-url", "origin"))
+    if address:
         config["repository"] = {"url": f"https://github.com/{address[1]}", "branch": "main"}
         config["html"]["use_repository_button"] = True
         config["html"]["use_issues_button"] = True
@@ -80,8 +76,9 @@ def stage() -> None:
     (STAGE / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
-def run(path: Path, parameters: dict, about: dict) -> None:
-    """Run one chapter to a partial file and publish it, whole, into the stage."""
+def run(path: Path, parameters: dict) -> None:
+    """Run one chapter to a partial file and publish it, whole and with its provenance, into the stage."""
+    started = time.perf_counter()
     partial = BUILD / "partial" / path.name
     partial.parent.mkdir(parents=True, exist_ok=True)
     left = f"what ran of it is in {partial.relative_to(ROOT)}"
@@ -103,7 +100,11 @@ def run(path: Path, parameters: dict, about: dict) -> None:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")
     ran.input_path, ran.output_path = str(path), str(path)  # a download names no path of this machine
-    notebook.metadata["topoprune"] = about
+    device = parameters.get("device") or default_device()
+    notebook.metadata["topoprune"] = provenance(device, time.perf_counter() - started) | {
+        "lock": digest(*ROOT.glob("requirements.lock")),
+        "records": digest(*Path(os.environ["TOPOPRUNE_RESULTS"]).glob("*.jsonl")),
+    }
     nbformat.write(notebook, partial)
     os.replace(partial, STAGE / path)
 
@@ -130,10 +131,9 @@ def main() -> None:
 
     todo = check(chapters(), parameters)
     stage()
-    about = provenance()
     for number, (path, own) in enumerate(todo.items(), 1):
         print(f"[{number}/{len(todo)}] {path}", file=sys.stderr, flush=True)
-        run(path, own, about)
+        run(path, own)
 
 
 if __name__ == "__main__":
