@@ -72,14 +72,29 @@ def tree_lengths(delta, members):
 def rips_bars(first, second, length, members, n):
     """Bars of the subset `members` in dimensions 0 (deaths) and 1 (births, deaths).
 
-    Persistent cohomology over Z/2 (de Silva, Morozov, Vejdemo-Johansson 2011; Dey, Fan, Wang
-    2014), one edge (u, v) at a time. Its new triangles are (u, v, w) for w in the lune, the
-    common neighbours of u and v so far. An empty lune means that the edge joins two components
-    or starts a class; a class i stays a cocycle if and only if alpha_i(uw) + alpha_i(vw) is the
-    same for all w of the lune, and the value is then alpha_i(uv). Otherwise the youngest class
-    that is violated dies and is added to the others that are. Rows of bits hold the neighbours
-    of a vertex (`near`) and the live cocycles (`alpha[u, word, i]`: bit w is alpha_i(uw)).
+    Persistent cohomology over Z/2 (de Silva, Morozov, Vejdemo-Johansson 2011; annotations of
+    Dey, Fan, Wang 2014), one edge uv at a time. Its new triangles are uvw for w in the lune,
+    the common neighbours of u and v so far. An empty lune means that the edge joins two
+    components or starts a class. Otherwise a live cocycle alpha extends over the triangles if
+    and only if alpha(uw) + alpha(vw) is the same for all w of the lune, and that value is then
+    alpha(uv); of the classes that fail, the youngest dies and is added to the others.
+
+    Sets of vertices are rows of bits: near[u] the neighbours of u, alpha[i, u] those w with
+    alpha_i(uw) = 1. Cocycles are sparse: touch[u] are the classes i with a non-empty row
+    alpha[i, u], and an edge looks at no others; rows[i] are those u.
     """
+    capacity = len(members) + 64  # live classes to make room for; untouched memory costs nothing
+    while True:
+        done, deaths, bars = _sweep(first, second, length, members, n, capacity)
+        if done:
+            return deaths, bars
+        capacity *= 4
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _sweep(first, second, length, members, n, capacity):
+    """`rips_bars`, or a refusal if there is no room for `capacity` live classes."""
     k = len(members)
     words = (k + 63) >> 6
     local = np.full(n, -1, np.int64)
@@ -87,26 +102,24 @@ def rips_bars(first, second, length, members, n):
     near = np.zeros((k, words), np.uint64)
     degree = np.zeros(k, np.int64)
     parent = np.arange(k)
-    capacity, live, dead, trees = 64, 0, 0, 0
-    alpha = np.zeros((k, words, capacity), np.uint64)
-    born = np.empty(capacity, np.int64)  # the edge that started the class
-    flip = np.empty(capacity, np.uint64)  # all ones where alpha_i(uv) = 1
-    bad = np.empty(capacity, np.uint64)
     deaths = np.empty(max(k - 1, 0), np.float64)
-    bars = np.empty((64, 2), np.float64)
-    lune = np.empty(words, np.uint64)
-    one, zero = np.uint64(1), np.uint64(0)
+    bars = np.empty((16 * capacity, 2), np.float64)
+    trees, dead, live = 0, 0, 0
+    slots = np.arange(capacity)  # the first `live` hold the live classes, the others are free
+    born = np.empty(capacity, np.int64)  # the edge that started the class
+    alpha = np.zeros((capacity, k, words), np.uint64)
+    rows = np.zeros((capacity, words), np.uint64)
+    touch = np.zeros((k, (capacity + 63) >> 6), np.uint64)
+    ones, broken = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
 
     for e in range(len(length)):
         u, v = local[first[e]], local[second[e]]
         if u < 0 or v < 0:
             continue
-        some = -1
-        for word in range(words):
-            lune[word] = near[u, word] & near[v, word]
-            if some < 0 and lune[word] != zero:
-                some = word
-        if some < 0:
+        word = 0
+        while word < words and near[u, word] & near[v, word] == 0:
+            word += 1
+        if word == words:
             root, other = _root(parent, u), _root(parent, v)
             if root != other:
                 parent[root] = other
@@ -114,106 +127,148 @@ def rips_bars(first, second, length, members, n):
                 trees += 1
             else:
                 if live == capacity:
-                    alpha = _wider(alpha)
-                    capacity *= 2
-                    grown = np.empty(capacity, np.int64)
-                    grown[:live] = born
-                    born, flip = grown, np.empty(capacity, np.uint64)
-                    bad = np.empty(capacity, np.uint64)
-                _set(alpha, u, v, live)
-                born[live] = e
+                    return False, deaths, bars
+                born[slots[live]] = e
+                _set(alpha, rows, touch, u, v, slots[live])
                 live += 1
         elif live:
-            low = lune[some] & (~lune[some] + one)  # one witness w of the lune
-            a, b = alpha[u, some], alpha[v, some]
-            for i in range(live):
-                flip[i] = zero - np.uint64(((a[i] ^ b[i]) & low) != zero)
-                bad[i] = zero
-            for word in range(some, words):
-                mask = lune[word]
-                if mask != zero:
-                    a, b = alpha[u, word], alpha[v, word]
-                    for i in range(live):
-                        bad[i] |= (a[i] ^ b[i] ^ flip[i]) & mask
-            broken = False
-            for i in range(live):
-                broken |= bad[i] != zero
-            if broken:
+            set_to_one, failing = _extend(alpha, touch, near, u, v, ones, broken)
+            if failing:
                 before = live
-                live = _kill(alpha, born, flip, lune, u, v, live, bad)
-                for i in range(live, before):
-                    if length[born[i]] < length[e]:
+                live = _kill(
+                    alpha, rows, touch, born, slots, live, near[u] & near[v], u, v, broken[:failing]
+                )
+                for c in range(live, before):
+                    birth = length[born[slots[c]]]
+                    if birth < length[e]:
                         if dead == len(bars):
-                            grown_bars = np.empty((2 * dead, 2), np.float64)
-                            grown_bars[:dead] = bars
-                            bars = grown_bars
-                        bars[dead, 0], bars[dead, 1] = length[born[i]], length[e]
+                            return False, deaths, bars
+                        bars[dead, 0], bars[dead, 1] = birth, length[e]
                         dead += 1
-            for i in range(live):
-                if flip[i] != zero:
-                    _set(alpha, u, v, i)
-        near[u, v >> 6] |= one << np.uint64(v & 63)
-        near[v, u >> 6] |= one << np.uint64(u & 63)
+                set_to_one, failing = _extend(alpha, touch, near, u, v, ones, broken)
+            for c in range(set_to_one):
+                _set(alpha, rows, touch, u, v, ones[c])
+        _flip_bit(near, u, v)
+        _flip_bit(near, v, u)
         degree[u] += 1
         degree[v] += 1
         if degree[u] == k - 1 or degree[v] == k - 1:
             break  # a cone: nothing lives, nothing is born any more (the enclosing radius)
-    return deaths, bars[:dead]
+    return True, deaths, bars[:dead].copy()
 
 
 @njit(nogil=True, cache=True)
 @no_type_check
-def _kill(alpha, born, flip, lune, u, v, live, bad):
-    """Remove the classes that the new triangles kill; they end in born[result:live]."""
-    zero, one = np.uint64(0), np.uint64(1)
-    k, words, _ = alpha.shape
-    classes = np.flatnonzero(bad[:live])
-    classes = classes[np.argsort(born[classes])]
-    defect = np.empty((len(classes), words), np.uint64)  # bit w: triangle (u, v, w) is violated
-    for c in range(len(classes)):
-        i = classes[c]
-        for word in range(words):
-            defect[c, word] = (alpha[u, word, i] ^ alpha[v, word, i] ^ flip[i]) & lune[word]
-    gone = np.empty(len(classes), np.int64)
-    killed = 0
-    for c in range(len(classes) - 1, -1, -1):  # youngest first
+def _extend(alpha, touch, near, u, v, ones, broken):
+    """Collect the classes that are 1 on uv, and those that do not extend; give their numbers."""
+    set_to_one, failing = 0, 0
+    for block in range(touch.shape[1]):
+        bits = touch[u, block] | touch[v, block]
+        while bits:
+            i = 64 * block + _lowest(bits)
+            bits &= bits - np.uint64(1)
+            all_zero, all_one = True, True
+            for word in range(near.shape[1]):
+                lune = near[u, word] & near[v, word]
+                x = (alpha[i, u, word] ^ alpha[i, v, word]) & lune
+                all_zero &= x == 0
+                all_one &= x == lune
+            if all_one:
+                ones[set_to_one] = i
+                set_to_one += 1
+            elif not all_zero:
+                broken[failing] = i
+                failing += 1
+    return set_to_one, failing
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _kill(alpha, rows, touch, born, slots, live, lune, u, v, broken):
+    """Let classes die until all extend over the lune; the dead move to slots[result:live]."""
+    witness = 0
+    while lune[witness] == 0:
+        witness += 1
+    low = lune[witness] & (~lune[witness] + np.uint64(1))
+    # defect of a class: the w whose triangle disagrees with the witness's
+    defect = np.empty((len(broken), len(lune)), np.uint64)
+    for c in range(len(broken)):
+        x = alpha[broken[c], u] ^ alpha[broken[c], v]
+        defect[c] = (~x if x[witness] & low else x) & lune
+    order = np.argsort(born[broken])
+    for c in order[::-1]:  # youngest first
         word = 0
-        while word < words and defect[c, word] == zero:
+        while word < len(lune) and defect[c, word] == 0:
             word += 1
-        if word == words:
-            continue  # an earlier addition has mended it
-        bit = defect[c, word] & (~defect[c, word] + one)
-        p = classes[c]
-        others = np.empty(c, np.int64)
-        count = 0
-        for d in range(c):
-            if defect[d, word] & bit:
-                for x in range(words):
-                    defect[d, x] ^= defect[c, x]
-                flip[classes[d]] ^= flip[p]
-                others[count] = classes[d]
-                count += 1
-        if count:
-            for x in range(k):
-                for y in range(words):
-                    row = alpha[x, y]
-                    value = row[p]
-                    if value != zero:
-                        for o in range(count):
-                            row[others[o]] ^= value
-        gone[killed] = p
-        killed += 1
-    gone = np.sort(gone[:killed])
-    for g in range(killed - 1, -1, -1):
-        p, last = gone[g], live - 1
-        for x in range(k):
-            for y in range(words):
-                alpha[x, y, p] = alpha[x, y, last]
-                alpha[x, y, last] = zero
-        flip[p] = flip[last]
-        born[p], born[last] = born[last], born[p]
+        if word == len(lune):
+            continue  # an addition has mended it
+        low = defect[c, word] & (~defect[c, word] + np.uint64(1))
+        for older in order:
+            if older == c:
+                break
+            if defect[older, word] & low:
+                defect[older] ^= defect[c]
+                _add(alpha, rows, touch, broken[c], broken[older])
+        _add(alpha, rows, touch, broken[c], broken[c])
+        at = 0
+        while slots[at] != broken[c]:
+            at += 1
         live -= 1
+        slots[at], slots[live] = slots[live], slots[at]
     return live
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _add(alpha, rows, touch, source, target):
+    """alpha_target += alpha_source over Z/2; a class added to itself is cleared."""
+    for block in range(rows.shape[1]):
+        bits = rows[source, block]
+        while bits:
+            x = 64 * block + _lowest(bits)
+            bits &= bits - np.uint64(1)
+            some = np.uint64(0)
+            for word in range(alpha.shape[2]):
+                alpha[target, x, word] ^= alpha[source, x, word]
+                some |= alpha[target, x, word]
+            if (some != 0) != _has_bit(rows, target, x):
+                _flip_bit(rows, target, x)
+                _flip_bit(touch, x, target)
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _set(alpha, rows, touch, u, v, i):
+    """alpha_i(uv) = 1, for an edge that is new."""
+    for a, b in ((u, v), (v, u)):
+        _flip_bit(alpha[i], a, b)
+        if not _has_bit(rows, i, a):
+            _flip_bit(rows, i, a)
+            _flip_bit(touch, a, i)
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _has_bit(rows, x, i):
+    return (rows[x, i >> 6] >> np.uint64(i & 63)) & np.uint64(1) != 0
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _flip_bit(rows, x, i):
+    rows[x, i >> 6] ^= np.uint64(1) << np.uint64(i & 63)
+
+
+DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+POSITION = np.empty(64, np.int64)  # of the only bit that is set, by the product's six top bits
+POSITION[[(0x03F79D71B4CB0A89 << i) % 2**64 >> 58 for i in range(64)]] = np.arange(64)
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _lowest(bits):
+    """Position of the lowest bit that is set."""
+    return POSITION[((bits & (~bits + np.uint64(1))) * DE_BRUIJN) >> np.uint64(58)]
 
 
 @njit(nogil=True, cache=True)
@@ -223,23 +278,6 @@ def _root(parent, x):
         parent[x] = parent[parent[x]]
         x = parent[x]
     return x
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def _set(alpha, u, v, i):
-    one = np.uint64(1)
-    alpha[u, v >> 6, i] |= one << np.uint64(v & 63)
-    alpha[v, u >> 6, i] |= one << np.uint64(u & 63)
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def _wider(alpha):
-    k, words, capacity = alpha.shape
-    wider = np.zeros((k, words, 2 * capacity), np.uint64)
-    wider[:, :, :capacity] = alpha
-    return wider
 
 
 @njit(nogil=True, cache=True)
