@@ -66,8 +66,8 @@ def stage() -> None:
     shutil.copytree(ROOT / "book", STAGE / "book", ignore=left_out)
     shutil.copy(ROOT / "_toc.yml", STAGE)
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
-    address = re.fullmatch(r"(?:https://|git@)github\.com[:/](.+?)(?:\.git)?/?", git("remote", "get-url", "origin"))
-    if address:
+    origin = git("remote", "get-url", "origin")
+    if address := re.fullmatch(r"(?:https://|git@)github\.com[:/](.+?)(?:\.git)?/?", origin):
         config["repository"] = {"url": f"https://github.com/{address[1]}", "branch": "main"}
         config["html"]["use_repository_button"] = True
         config["html"]["use_issues_button"] = True
@@ -83,8 +83,8 @@ def run(path: Path, parameters: dict) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     left = f"what ran of it is in {partial.relative_to(ROOT)}"
     try:
-        papermill.execute_notebook(ROOT / path, partial, parameters, cwd=STAGE / path.parent, stderr_file=sys.stderr,
-                                   extra_arguments=["--IPKernelApp.log_level=ERROR"])
+        papermill.execute_notebook(ROOT / path, partial, parameters, cwd=STAGE / path.parent,
+                                   stderr_file=sys.stderr, extra_arguments=["--IPKernelApp.log_level=ERROR"])
     except PapermillExecutionError as error:
         raise SystemExit(f"build.py: {path} stopped at cell {error.cell_index}: "
                          f"{error.ename}: {error.evalue}; {left}") from None

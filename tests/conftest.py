@@ -8,8 +8,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("topoprune", "beartype.beartype")
 
-import pytest
-import torch
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 torch.set_num_threads(2)  # the same sums on every machine
 
