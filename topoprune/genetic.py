@@ -9,15 +9,16 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 from deap import base, creator, tools
 from jaxtyping import Float, Int
 
-BatchedFitness = Callable[[np.ndarray], np.ndarray]  # (p, k) indices -> (p,) values, lower is better
+BatchedFitness = Callable[[np.ndarray], np.ndarray]  # (p, k) indices -> (p,), lower is better
 
 creator.create("TopopruneFitness", base.Fitness, weights=(-1.0,))
 creator.create("TopopruneSubset", np.ndarray, fitness=creator.TopopruneFitness)
@@ -278,7 +279,7 @@ class _Run:
     def evaluate(self, population: list) -> None:
         """One call for all individuals that were never seen; the others cost nothing."""
         keys = [_key(individual) for individual in population]
-        new = {key: x for key, x in zip(keys, population) if key not in self.values}
+        new = {key: x for key, x in zip(keys, population, strict=True) if key not in self.values}
         if new:
             values = np.asarray(self.fitness(np.stack([*new.values()]).view(np.ndarray)), float)
             if values.shape != (len(new),) or not np.isfinite(values).all():
@@ -286,8 +287,8 @@ class _Run:
                     f"fitness must give one finite value for each of {len(new)} individuals, "
                     f"got {values}"
                 )
-            self.values.update(zip(new, values.tolist()))
-        for key, individual in zip(keys, population):
+            self.values.update(zip(new, values.tolist(), strict=True))
+        for key, individual in zip(keys, population, strict=True):
             individual.fitness.values = (self.values[key],)
 
     def generation(self, population: list, anew: bool = False) -> None:
@@ -368,7 +369,9 @@ def _restored(checkpoint, identity, fitness) -> dict[str, Any] | None:
     return None
 
 
-def _foreign(state: dict[str, Any], identity: dict[str, Any], fitness: BatchedFitness) -> str | None:
+def _foreign(
+    state: dict[str, Any], identity: dict[str, Any], fitness: BatchedFitness
+) -> str | None:
     for name, value in identity.items():
         if state["identity"].get(name) != value:
             return f"its {name} is {state['identity'].get(name)}, not {value}"

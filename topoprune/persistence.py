@@ -6,11 +6,12 @@ lock: `in_threads` runs them over a population on all cores.
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, NamedTuple, no_type_check
+from typing import NamedTuple, no_type_check
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32, Int
 from numba import njit
 
 
@@ -341,3 +342,127 @@ def _push_pop(heap, size, value):
         hole = child
     heap[hole] = value
     return smallest
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def plane_distance(full, part):
+    """1-Wasserstein distance of two diagrams, rows (birth, death), for the metric L-infinity.
+
+    A point of `part` costs nothing to leave on the diagonal when it is charged for it in
+    advance; so it either goes to its own diagonal point or to a point of `full`, whose own way
+    to the diagonal is then saved. That is an assignment of rows to columns or to a private
+    exit, solved by shortest augmenting paths (Jonker, Volgenant 1987): `price` holds the duals
+    of the columns, 0 for those that are free. Costs are computed from the coordinates.
+    """
+    rows, columns = len(part), len(full)
+    saved = (full[:, 1] - full[:, 0]) / 2
+    exits = (part[:, 1] - part[:, 0]) / 2
+    birth, death = full[:, 0].copy(), full[:, 1].copy()
+    price = np.zeros(columns, np.float64)
+    owner = np.full(columns, -1, np.int64)
+    chosen = np.full(rows, -1, np.int64)  # the column, or `columns` for the exit
+    cost = np.empty(columns, np.float64)
+
+    free = np.arange(rows)
+    for _ in range(2):  # augmenting row reduction: most rows find their column without a search
+        waiting, left = len(free), 0
+        at = 0
+        budget = 4 * len(free)
+        while at < waiting:
+            i = free[at]
+            at += 1
+            _row(birth, death, saved, price, part[i, 0], part[i, 1], cost)
+            best, first, second = -1, exits[i], np.inf
+            for j in range(columns):
+                if cost[j] < first:
+                    best, first, second = j, cost[j], first
+                elif cost[j] < second:
+                    second = cost[j]
+            if best < 0:
+                chosen[i] = columns
+                continue
+            rival = owner[best]
+            if rival >= 0 and (second <= first or budget <= 0):
+                free[left] = i
+                left += 1
+                continue
+            budget -= 1
+            price[best] -= second - first
+            owner[best], chosen[i] = i, best
+            if rival >= 0:
+                chosen[rival] = -1
+                at -= 1
+                free[at] = rival
+        free = free[:left].copy()
+        if left == 0:
+            break
+    for i in free:
+        _augment(birth, death, saved, exits, part, price, owner, chosen, i)
+
+    total = saved.sum()
+    for i in range(rows):
+        j = chosen[i]
+        if j == columns:
+            total += exits[i]
+        else:
+            total += max(abs(part[i, 0] - birth[j]), abs(part[i, 1] - death[j])) - saved[j]
+    return total
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _row(birth, death, saved, price, x, y, cost):
+    """Reduced costs of matching the point (x, y) to each column."""
+    for j in range(len(birth)):
+        cost[j] = max(abs(x - birth[j]), abs(y - death[j])) - saved[j] - price[j]
+
+
+@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})  # so that minima are vectorised
+@no_type_check
+def _augment(birth, death, saved, exits, part, price, owner, chosen, start):
+    """Dijkstra from a row without a column to the nearest free column or exit."""
+    columns = len(birth)
+    base = -saved - price  # infinite once a column is scanned
+    way = np.full(columns, np.inf)  # to the columns that are not scanned
+    before = np.full(columns, start, np.int64)
+    scanned, lengths, count = np.empty(columns, np.int64), np.empty(columns, np.float64), 0
+    exit_row, exit_way = start, exits[start]
+    i, offset = start, 0.0
+    while True:
+        x, y, shortest = part[i, 0], part[i, 1], np.inf
+        for c in range(columns):
+            new = max(abs(x - birth[c]), abs(y - death[c])) + base[c] + offset
+            closer = new < way[c]
+            way[c] = new if closer else way[c]
+            before[c] = i if closer else before[c]
+            shortest = min(shortest, way[c])
+        if exit_way <= shortest:
+            i, j = exit_row, columns
+            break
+        j = 0
+        while way[j] != shortest:
+            j += 1
+        if owner[j] < 0:
+            i = before[j]
+            break
+        i = owner[j]
+        cost = max(abs(part[i, 0] - birth[j]), abs(part[i, 1] - death[j])) + base[j]
+        offset = shortest - cost
+        if exits[i] + offset < exit_way:
+            exit_row, exit_way = i, exits[i] + offset
+        scanned[count], lengths[count] = j, shortest
+        count += 1
+        base[j] = way[j] = np.inf
+    end = min(shortest, exit_way)
+    for s in range(count):
+        price[scanned[s]] += lengths[s] - end
+    while True:
+        previous = chosen[i]
+        chosen[i] = j
+        if j < columns:
+            owner[j] = i
+        if i == start:
+            return
+        j = previous
+        i = before[j]

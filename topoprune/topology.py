@@ -4,11 +4,10 @@ Knows points and subsets, nothing of networks or pruning. Two engines give the s
 `reference` is giotto-tda used as its manual says, `fast` is `topoprune.persistence`.
 """
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
-from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
@@ -110,8 +109,13 @@ def _bars(delta, edges, members, dimensions):
         deaths, loops = persistence.rips_bars(*edges, members, len(delta))
     else:
         deaths, loops = persistence.tree_lengths(delta, members), None
-    bars = {0: np.column_stack([np.zeros(len(deaths)), deaths]), 1: loops}
-    return {q: bars[q] for q in dimensions}
+    return {q: loops if q else _born_at_zero(deaths) for q in dimensions}
+
+
+def _born_at_zero(deaths: Float[np.ndarray, " m"]) -> Float64[np.ndarray, "m 2"]:
+    bars = np.zeros((len(deaths), 2))
+    bars[:, 1] = deaths
+    return bars
 
 
 def _tidy(rows: Float[np.ndarray, "_ 2"]) -> Float64[np.ndarray, "_ 2"]:
@@ -148,13 +152,8 @@ def diagram_distance(
 
 def _wasserstein(a: Float64[np.ndarray, "n 2"], b: Float64[np.ndarray, "m 2"]) -> float:
     if not a[:, 0].any() and not b[:, 0].any():
-        return persistence.line_distance(np.sort(a[:, 1]), np.sort(b[:, 1]))
-    # all to the diagonal, less the most that pairs can save: rows without a gain stay unmatched
-    to_diagonal_a, to_diagonal_b = np.ptp(a, axis=1) / 2, np.ptp(b, axis=1) / 2
-    gain = to_diagonal_a[:, None] + to_diagonal_b - _costs(a, b)
-    gain = gain[np.ix_((gain > 0).any(axis=1), (gain > 0).any(axis=0))].clip(0)
-    saved = gain[linear_sum_assignment(gain, maximize=True)].sum()
-    return to_diagonal_a.sum() + to_diagonal_b.sum() - saved
+        return persistence.line_distance(a[:, 1], b[:, 1])  # rows are sorted
+    return persistence.plane_distance(a, b)
 
 
 def _bottleneck(a: Float64[np.ndarray, "n 2"], b: Float64[np.ndarray, "m 2"]) -> float:
@@ -242,8 +241,8 @@ class Fitness:
     delta: (n, n) distances, or (n + 1, n + 1) with `pointed`: the last point is the base point
         that every subset keeps.
     engine: "fast" or "reference" (giotto-tda); equal in value.
-    device: torch device for dimension 0 in one batch, for example "cuda"; None is the CPU
-        without torch.
+    device: torch device that computes the trees of a population in one batch, for example
+        "cuda"; for the fast engine in dimension 0 alone. None is the CPU, without torch.
     """
 
     def __init__(
@@ -257,6 +256,11 @@ class Fitness:
     ):
         _one_of("distance", distance, DISTANCES)
         _one_of("engine", engine, ENGINES)
+        if device is not None and (engine != "fast" or tuple(dimensions) != (0,)):
+            raise ValueError(
+                f"device must be None unless engine is 'fast' and dimensions are (0,), got "
+                f"{device!r}: only the trees of dimension 0 are computed on a device"
+            )
         self.delta = _checked_delta(delta)
         self.dimensions = _checked_dimensions(dimensions)
         self.distance, self.pointed, self.engine, self.device = distance, pointed, engine, device
@@ -267,7 +271,6 @@ class Fitness:
         self.scale = {q: _scale(rows, distance) for q, rows in self.full.items()}
         fast_loops = engine == "fast" and 1 in self.dimensions
         self._edges = persistence.sorted_edges(self.delta) if fast_loops else None
-        self._deaths = np.sort(self.full[0][:, 1]) if 0 in self.dimensions else None
 
     def __call__(self, population: Int[np.ndarray, "p k"]) -> Float64[np.ndarray, " p"]:
         """Fitness of each row, a set of k distinct indices below n."""
@@ -279,10 +282,10 @@ class Fitness:
         """The terms of the fitness apart, by dimension."""
         members = self._members(population)
         terms = {q: np.zeros(len(members)) for q in self.dimensions}
-        if self.device is not None and self.engine == "fast":
-            if self.distance == "wasserstein" and 0 in terms and self.scale[0] > 0:
-                lengths = batched_tree_lengths(self.delta, members, self.device)
-                terms[0][:] = [self._line(row) for row in lengths]
+        if self.device is not None:
+            lengths = batched_tree_lengths(self.delta, members, self.device)
+            terms[0][:] = [self._term(0, _born_at_zero(row)) for row in lengths]
+            return terms
 
         def work(part: slice) -> None:
             for i in range(part.start, part.stop):
@@ -293,9 +296,6 @@ class Fitness:
         return terms
 
     def _terms(self, members: Int[np.ndarray, " k"]) -> dict[int, float]:
-        wasserstein = self.distance == "wasserstein"
-        if self.engine == "fast" and wasserstein and self.dimensions == (0,):
-            return {0: self._line(persistence.tree_lengths(self.delta, members))}
         if self.engine == "fast":
             found = _bars(self.delta, self._edges, members, self.dimensions)
         else:
@@ -303,14 +303,14 @@ class Fitness:
         return {q: self._term(q, rows) for q, rows in found.items()}
 
     def _term(self, q: int, rows: Float[np.ndarray, "_ 2"]) -> float:
-        if self.scale[q] == 0:
+        full, scale = self.full[q], self.scale[q]
+        if scale == 0:
             return 0.0
-        return diagram_distance(self.full[q], rows, self.distance, self.engine) / self.scale[q]
-
-    def _line(self, lengths: Float[np.ndarray, " k"]) -> float:
-        if self.scale[0] == 0:
-            return 0.0
-        return persistence.line_distance(self._deaths, np.sort(lengths)) / self.scale[0]
+        if self.engine == "fast" and self.distance == "wasserstein":  # without the checks
+            if q == 0:
+                return persistence.line_distance(full[:, 1], np.sort(rows[:, 1])) / scale
+            return persistence.plane_distance(full, rows) / scale
+        return diagram_distance(full, rows, self.distance, self.engine) / scale
 
     def _members(self, population: Int[np.ndarray, "p k"]) -> Int[np.ndarray, "p m"]:
         members = np.sort(np.asarray(population, np.int64), axis=1)
@@ -331,7 +331,10 @@ class Fitness:
 def batched_tree_lengths(
     delta: Float32[np.ndarray, "n n"], members: Int[np.ndarray, "p k"], device: str
 ) -> Float32[np.ndarray, "p l"]:
-    """Prim's algorithm for all rows of `members` at once with torch; l = k - 1."""
+    """Prim's algorithm for all rows of `members` at once with torch; l = k - 1.
+
+    Memory is O(n^2 + p k): no submatrix is copied.
+    """
     import torch
 
     with torch.inference_mode():
