@@ -35,7 +35,7 @@ class Search:
 
     population: int = 64  # individuals alive in a generation
     generations: int = 60  # generations after the random first one
-    elites: int = 16  # best individuals that survive unchanged
+    elites: int | None = None  # best individuals that survive; None: a quarter, at least one
     crossover: float = 0.9  # probability that a child has two parents, in [0, 1]
     mutation: float = 0.02  # mean share of a child's kept points that are swapped, in [0, 1]
     tournament: int = 3  # individuals that compete to be a parent
@@ -45,11 +45,9 @@ class Search:
         for name in ("population", "tournament"):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         _check(self.generations >= 0, "generations must not be negative", self.generations)
-        _check(
-            1 <= self.elites <= self.population,
-            f"elites must lie in 1 .. population = {self.population}",
-            self.elites,
-        )
+        if self.elites is not None:
+            rule = f"elites must lie in 1 .. population = {self.population}"
+            _check(1 <= self.elites <= self.population, rule, self.elites)
         for name in ("crossover", "mutation"):
             _check(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1]", getattr(self, name))
         if self.patience is not None:
@@ -112,8 +110,8 @@ def evolve(
         run.generation(population)
         _save(checkpoint, identity, population, run, rng)
     while len(run.history) <= search.generations and not _stagnant(run.history, search):
-        elites = tools.selBest(population, search.elites)
-        children = [toolbox.child(population) for _ in range(search.population - search.elites)]
+        elites = tools.selBest(population, search.elites or max(1, search.population // 4))
+        children = [toolbox.child(population) for _ in range(search.population - len(elites))]
         population = elites + children
         run.generation(population)
         _save(checkpoint, identity, population, run, rng)
@@ -246,7 +244,7 @@ def farthest_point(
     return run.result(best[0])
 
 
-def _spread(delta: Float[np.ndarray, "m m"], n: int, k: int, start: int) -> list[int]:
+def _spread(delta: Float[np.ndarray, "m m"], n: int, k: int, start: int | np.integer) -> list[int]:
     nearest = delta[n, :n].copy() if len(delta) > n else np.full(n, np.inf)
     kept = [int(start)]
     while len(kept) < k:
@@ -323,7 +321,7 @@ def _diversity(population: list, n: int) -> float:
     if size < 2 or most == 0:
         return 0.0
     share = np.bincount(np.concatenate(population), minlength=n) / size
-    return float((share * (1 - share)).sum() * size / (size - 1) / most)
+    return float(min(1.0, (share * (1 - share)).sum() * size / (size - 1) / most))
 
 
 def _stagnant(history: list[dict[str, Any]], search: Search) -> bool:
@@ -370,8 +368,10 @@ def _restored(checkpoint, identity, fitness) -> dict[str, Any] | None:
 
 
 def _foreign(
-    state: dict[str, Any], identity: dict[str, Any], fitness: BatchedFitness
+    state: Any, identity: dict[str, Any], fitness: BatchedFitness
 ) -> str | None:
+    if not isinstance(state, dict):
+        return "it holds no search"
     for name, value in identity.items():
         if state["identity"].get(name) != value:
             return f"its {name} is {state['identity'].get(name)}, not {value}"

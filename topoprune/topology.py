@@ -38,7 +38,8 @@ def distance_matrix(
         )
     if pointed:
         points = np.vstack([points, np.zeros((1, points.shape[1]))])
-    delta = METRICS[metric](points).astype(np.float32)
+    with np.errstate(over="ignore"):  # an overflow is told below
+        delta = METRICS[metric](points).astype(np.float32)
     if not np.isfinite(delta).all():
         raise ValueError("points must have distances below 3e38: scale the weights down")
     np.fill_diagonal(delta, 0)
@@ -57,8 +58,7 @@ def _euclidean(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]
     for part in np.array_split(np.arange(len(first)), len(first) // 4096 + 1):
         i, j = first[part], second[part]
         delta[i, j] = delta[j, i] = ((points[i] - points[j]) ** 2).sum(axis=1)
-    with np.errstate(over="ignore"):  # an overflow is reported by the caller
-        return np.sqrt(np.maximum(delta, 0)) * scale
+    return np.sqrt(np.maximum(delta, 0)) * scale
 
 
 def _cosine(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
