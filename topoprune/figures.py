@@ -85,8 +85,9 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
             "recovered": f"{int(group['recovered'].sum())} of {len(group)}",
             "selection (s)": _mean(group["selection seconds"], 1),
         })
-    order = {name: i for i, name in enumerate(NAMES.values())}
-    return pd.DataFrame(rows).sort_values(["ratio", "method"], key=lambda c: c.replace(order))
+    table = pd.DataFrame(rows)
+    order = table["method"].map(list(NAMES.values()).index)
+    return table.assign(order=order).sort_values(["ratio", "order"]).drop(columns="order")
 
 
 def method_table(records: Sequence[Record], columns: Sequence[str]) -> pd.DataFrame:
@@ -285,8 +286,8 @@ def persistence_diagrams(portrait: Record) -> Figure:
     for column, method in enumerate(methods):
         for row, dimension in enumerate(("0", "1")):
             axes = panels[row, column]
-            _diagram(axes, diagrams["full"][dimension], "whole layer", "lightgrey", 22)
-            _diagram(axes, diagrams[method][dimension], "kept", COLOURS[NAMES[method]], 9)
+            _diagram(axes, diagrams["full"][dimension], "whole layer", "lightgrey", 22.0)
+            _diagram(axes, diagrams[method][dimension], "kept", COLOURS[NAMES[method]], 9.0)
             axes.set(title=NAMES[method] if row == 0 else "", xlabel=f"birth (H{dimension})",
                      ylabel="death" if column == 0 else "")
     return _closed(figure)

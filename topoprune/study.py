@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 from tqdm import tqdm
 
@@ -41,8 +42,8 @@ class Profile:
 PROFILES = {
     "quick": Profile(
         dataset="digits", width=0.125, seeds=(0, 1), ratios=(0.5, 0.9),
-        dense=Recipe(epochs=8, batch=64, peak_rate=0.1),
-        recovery=Recipe(epochs=3, batch=64, peak_rate=0.02),
+        dense=Recipe(epochs=10, batch=128, peak_rate=0.2),
+        recovery=Recipe(epochs=3, batch=128, peak_rate=0.05),
         layer="features.24", search={"population": 32, "generations": 15}),
     "pilot": Profile(
         dataset="cifar10", width=0.25, seeds=(0,), ratios=(0.3, 0.5, 0.7, 0.9),
@@ -168,10 +169,29 @@ def results_folder() -> Path:
     return published if published.parent.is_dir() else Path("results")
 
 
+def check_parameters(names: dict) -> None:
+    """Refuse a notebook's parameters that no chapter has; papermill itself would go on.
+
+    Args:
+        names: the notebook's `globals()` after its imports, before it assigns anything.
+
+    Raises:
+        ValueError: naming the unknown parameter.
+    """
+    given = {name for name, value in names.items()
+             if not name.startswith("_") and name not in ("In", "Out")
+             and not isinstance(value, ModuleType) and not callable(value)}
+    if unknown := sorted(given - {"profile", "device", "seeds", "force"}):
+        raise ValueError(f"unknown notebook parameter {', '.join(unknown)}: a chapter takes "
+                         "profile, device, seeds and force")
+
+
 def _seeds(p: Profile, seeds: Iterable[int] | None) -> list[int]:
-    chosen = list(p.seeds if seeds is None else seeds)
-    if not chosen or any(not isinstance(seed, int) or not 0 <= seed < 2**31 for seed in chosen):
-        raise ValueError(f"seeds must be a list of whole numbers from 0, got {chosen}")
+    given = p.seeds if seeds is None else seeds
+    chosen = list(given) if isinstance(given, Iterable) else [given]
+    whole = all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in chosen)
+    if not (chosen and whole and isinstance(given, Iterable)):
+        raise ValueError(f"seeds must be a list of whole numbers from 0, got {seeds!r}")
     return chosen
 
 

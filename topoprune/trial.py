@@ -1,5 +1,6 @@
 """One trial: dense model -> select -> remove -> measure damage -> fine-tune -> record."""
 
+import itertools
 import json
 import platform
 import subprocess
@@ -18,7 +19,7 @@ from topoprune import store
 from topoprune.data import Data
 from topoprune.models import build
 from topoprune.pruners import METHODS, points, selection
-from topoprune.surgery import Cost, Kept, cost, couplings, remove
+from topoprune.surgery import Kept, cost, couplings, remove
 from topoprune.training import Recipe, accuracy, default_device, recalibrate, train
 
 WITHIN = 0.005
@@ -281,7 +282,7 @@ def recovery(history: list[dict], damage: dict, goal: float) -> dict:
     curve = [damage["validation"], *(epoch["validation"] for epoch in history)]
     epochs = next((i for i, value in enumerate(curve) if value >= goal), None)
     spent = len(history) if epochs is None else epochs
-    steps = [(a + b) / 2 for a, b in zip(curve, curve[1:], strict=False)]
+    steps = [(a + b) / 2 for a, b in itertools.pairwise(curve)]
     return {"goal": goal, "reached": epochs is not None, "epochs": spent,
             "seconds": sum(epoch["seconds"] for epoch in history[:spent]),
             "area": sum(steps) / len(steps) if steps else curve[0]}

@@ -1,0 +1,154 @@
+"""The loop learns, repeats itself bit for bit, and continues where it stopped."""
+
+import pytest
+import torch
+from torch import nn
+
+from topoprune import data as datasets
+from topoprune import store, training
+from topoprune.data import Split
+from topoprune.models import build
+from topoprune.training import Recipe, accuracy, recalibrate, train
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return build("vgg16", width=1 / 16)
+
+
+@pytest.fixture(scope="module")
+def data():
+    full = datasets.load("digits")
+    parts = {name: Split(split.images[:n], split.labels[:n]) for name, split, n in
+             (("train", full.train, 256), ("validation", full.validation, 64),
+              ("test", full.test, 64))}
+    return datasets.replace(full, **parts)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    states = a.state_dict(), b.state_dict()
+    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def outcome(history):
+    return [(e.epoch, e.loss, e.validation, e.test) for e in history]
+
+
+RECIPE = Recipe(epochs=3, batch=64, peak_rate=0.05)
+
+
+def test_the_digits_are_learned():
+    full = datasets.load("digits")
+    history = train(network(), full, Recipe(epochs=5, batch=64, peak_rate=0.1))
+    assert history[-1].loss < history[0].loss
+    assert history[-1].test > 0.6
+
+
+def test_the_rate_rises_and_falls_to_zero():
+    recipe = Recipe(epochs=1, peak_rate=0.4, warmup=0.25)
+    rates = [recipe.rate(x) for x in (0.0, 0.125, 0.25, 0.625, 1.0)]
+    assert rates == pytest.approx([0, 0.2, 0.4, 0.2, 0], abs=1e-6)
+
+
+def test_one_seed_one_result(data):
+    runs = [(model := network(), outcome(train(model, data, RECIPE, seed))) for seed in (1, 1, 2)]
+    assert runs[0][1] == runs[1][1] != runs[2][1]
+    assert same(runs[0][0], runs[1][0]) and not same(runs[0][0], runs[2][0])
+
+
+def test_an_interrupted_run_continues_bit_for_bit(data, tmp_path, monkeypatch):
+    whole = network()
+    expected = outcome(train(whole, data, RECIPE, 5))
+    file = tmp_path / "run.safetensors"
+    epoch, calls = training._epoch, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return epoch(*arguments)
+
+    monkeypatch.setattr(training, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), data, RECIPE, 5, file, "run")
+    continued = network(seed=9)  # whatever it holds is replaced
+    assert outcome(train(continued, data, RECIPE, 5, file, "run")) == expected
+    assert len(calls) == 4  # two finished epochs were not repeated
+    assert same(whole, continued)
+
+
+def test_a_finished_run_is_not_repeated(data, tmp_path, monkeypatch):
+    file = tmp_path / "run.safetensors"
+    model = network()
+    expected = train(model, data, RECIPE, 0, file, "run")
+    monkeypatch.setattr(training, "_epoch", None)
+    again = network(seed=9)
+    assert train(again, data, RECIPE, 0, file, "run") == expected
+    assert same(model, again)
+
+
+@pytest.mark.parametrize("spoil, reason", [
+    (lambda content: content[:-7], "truncated"),
+    (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "altered"),
+    (lambda content: b"", "truncated"),
+])
+def test_a_damaged_checkpoint_is_set_aside(data, tmp_path, spoil, reason):
+    file = tmp_path / "run.safetensors"
+    recipe = Recipe(epochs=1, batch=64)
+    expected = outcome(train(network(), data, recipe, 0, file, "run"))
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.warns(store.StoreWarning, match=f"{reason}.*set aside as run.safetensors.refused"):
+        again = train(network(), data, recipe, 0, file, "run")
+    assert outcome(again) == expected
+    assert (tmp_path / "run.safetensors.refused").exists()
+
+
+def test_a_foreign_checkpoint_is_set_aside(data, tmp_path):
+    file = tmp_path / "run.safetensors"
+    recipe = Recipe(epochs=1, batch=64)
+    train(network(), data, recipe, 0, file, "one run")
+    with pytest.warns(store.StoreWarning, match="belongs to another run"):
+        train(network(), data, recipe, 0, file, "another")
+
+
+def test_an_augmented_image_is_a_shifted_and_mirrored_one(data):
+    images = torch.arange(2 * 32 * 32 * 3, dtype=torch.int64).remainder(251).to(torch.uint8)
+    images = images.reshape(2, 32, 32, 3)
+    padded = training._padded(images, 4)
+    shifts = torch.tensor([[4, 4], [5, 3], [4, 4]])
+    mirrored = torch.tensor([False, False, True])
+    out = training._crop(padded, torch.tensor([0, 1, 1]), shifts, mirrored)
+    assert torch.equal(out[0], images[0])
+    assert torch.equal(out[1, :31, 1:], images[1, 1:, :31])
+    assert torch.equal(out[2], images[1].flip(1))
+
+
+def test_recalibration_is_the_statistics_of_the_training_images(data):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    recalibrate(model, data, batches=1, size=256)
+    with torch.no_grad():
+        output = model[0](data.normalized(data.train.images[:256]))
+    torch.testing.assert_close(model[1].running_mean, output.mean((0, 2, 3)), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(model[1].running_var, output.var((0, 2, 3)), rtol=2e-2, atol=2e-2)
+
+
+def test_accuracy_counts_right_answers(data):
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return torch.eye(10)[torch.full((len(x),), 3)]
+
+    expected = (data.test.labels == 3).double().mean().item()
+    assert accuracy(Fixed(), data, data.test) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"epochs": -1}, "epochs >= 0"), ({"epochs": 1, "batch": 0}, "batch >= 1"),
+    ({"epochs": 1, "warmup": 1.0}, r"warmup must lie in \[0, 1\)")])
+def test_a_wrong_recipe_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**fields)
+
+
+def test_a_batch_larger_than_the_data_is_refused(data):
+    with pytest.raises(ValueError, match="batch must be at most the 256 training images, got 512"):
+        train(network(), data, Recipe(epochs=1, batch=512))

@@ -1,0 +1,273 @@
+"""A tiny real study from end to end: resumed, not repeated, forced, drawn."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from topoprune import figures, study, training, trial
+from topoprune.__main__ import main
+from topoprune.store import Store, StoreError
+from topoprune.training import Recipe
+from topoprune.trial import Dense, Portrait, Record, Trial, recovery, run, spec_key
+
+TINY = study.Profile(
+    dataset="digits", width=1 / 16, seeds=(0, 1), ratios=(0.5,),
+    dense=Recipe(epochs=2, batch=128, peak_rate=0.1), recovery=Recipe(epochs=2, batch=128),
+    layer="features.24", methods=("l1", "topological"),
+    search={"population": 8, "generations": 2, "elites": 2})
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setitem(study.PROFILES, "tiny", TINY)
+    monkeypatch.setenv("TOPOPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tmp_path / "results"))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The records of the tiny profile, run once."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(study.PROFILES, "tiny", TINY)
+        patch.setenv("TOPOPRUNE_CACHE", str(folder / "cache"))
+        patch.setenv("TOPOPRUNE_RESULTS", str(folder))
+        records = study.records("tiny")
+        yield folder, records
+
+
+def timeless(record: Record) -> dict:
+    """The result without what differs between two runs: seconds."""
+    result = json.loads(json.dumps(record.result))
+    for epoch in result["history"]:
+        del epoch["seconds"]
+    for step in (s for steps in result.get("searches", {}).values() for s in steps):
+        del step["seconds"]
+    result.pop("selection_seconds", None)
+    result["cost"] = {k: result["cost"][k] for k in ("parameters", "flops")}
+    if "recovery" in result:
+        del result["recovery"]["seconds"]
+    return result
+
+
+def test_a_study_is_complete(made):
+    _, records = made
+    assert [type(r.spec) for r in records] == [Dense] * 2 + [Trial] * 4 + [Portrait]
+    for record in records[2:6]:
+        result = record.result
+        assert len(result["history"]) == 2
+        assert len(result["kept"]) == len(result["damage"]["topological"]) == 13
+        assert 0 <= result["damage"]["test"] <= 1
+        assert all(0 <= share <= 1 for share in result["live"])
+        assert result["cost"]["parameters"] < records[0].result["cost"]["parameters"]
+
+
+def test_records_come_back_as_they_were(made):
+    folder, records = made
+    stored = Store(folder / "tiny.jsonl").load()
+    assert [Record.from_json(stored[r.key]) for r in records] == records
+
+
+def test_a_finished_trial_is_not_run_again(made, monkeypatch):
+    _, records = made
+    monkeypatch.setattr(study, "run", None)
+    assert study.records("tiny") == records
+
+
+def test_the_same_seed_gives_the_same_record_and_force_runs_again(made, monkeypatch):
+    _, records = made
+    calls = []
+    monkeypatch.setattr(study, "run", lambda *a: calls.append(a) or run(*a))
+    again = study.records("tiny", [records[3].spec], force=True)
+    assert len(calls) == 1
+    assert timeless(again[0]) == timeless(records[3])
+
+
+def test_an_interrupted_trial_continues_from_its_last_epoch(made, folders, monkeypatch):
+    _, records = made
+    spec = records[2].spec
+    epoch, calls = training._epoch, []
+
+    def interrupted(*arguments):
+        calls.append(arguments[-1])
+        if len(calls) == 4:  # two dense epochs, one of fine-tuning, then the power fails
+            raise KeyboardInterrupt
+        return epoch(*arguments)
+
+    monkeypatch.setattr(training, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        study.records("tiny", [spec])
+    again = study.records("tiny", [spec])
+    assert calls == [0, 1, 0, 1, 1]
+    assert timeless(again[0]) == timeless(records[2])
+    assert not list((folders / "cache" / "runs").glob("trial-*/*"))
+
+
+def test_a_missing_record_is_not_run_where_that_is_forbidden(folders, monkeypatch):
+    monkeypatch.setenv("TOPOPRUNE_NO_RUN", "1")
+    with pytest.raises(StoreError, match="lacks 7 of 7 records .*make reproduce PROFILE=tiny"):
+        study.records("tiny")
+
+
+def test_status_counts_and_estimates(made, folders, monkeypatch):
+    assert study.status("tiny")["seconds_left"] is None
+    folder, _ = made
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(folder))
+    state = study.status("tiny", seeds=[0, 1, 2])
+    assert len(state["done"]) == 7 and len(state["missing"]) == 3
+    assert state["seconds_left"] > 0
+    assert study.status("tiny")["seconds_left"] == 0
+
+
+def test_altered_and_foreign_records_are_refused(made):
+    line = made[1][2].to_json()
+    with pytest.raises(StoreError, match="was altered"):
+        Record.from_json({**line, "spec": {**line["spec"], "ratio": 0.25}})
+    with pytest.raises(StoreError, match="written by another version"):
+        Record.from_json({**line, "spec": {**line["spec"], "colour": "red"}})
+    with pytest.raises(StoreError, match="written by another version"):
+        Record.from_json({**line, "kind": "Novel"})
+
+
+def test_specs_have_one_identity(made):
+    spec = made[1][2].spec
+    assert spec_key(spec) == spec_key(dataclasses.replace(spec))
+    assert spec_key(spec) != spec_key(dataclasses.replace(spec, seed=7))
+
+
+def test_recovery_by_hand():
+    history = [{"validation": v, "seconds": 10.0} for v in (0.5, 0.8, 0.9)]
+    made = recovery(history, {"validation": 0.1}, goal=0.8)
+    assert made == {"goal": 0.8, "reached": True, "epochs": 2, "seconds": 20.0,
+                    "area": pytest.approx((0.3 + 0.65 + 0.85) / 3)}
+    never = recovery(history, {"validation": 0.1}, goal=0.95)
+    assert not never["reached"] and never["epochs"] == 3 and never["seconds"] == 30.0
+    assert recovery(history, {"validation": 0.96}, goal=0.95)["epochs"] == 0
+
+
+def test_a_collapsed_layer_is_seen():
+    from topoprune.data import load
+    from topoprune.models import build
+
+    torch.manual_seed(0)
+    model = build("vgg16", width=1 / 16)
+    model.features[1].weight.data.zero_()
+    model.features[1].bias.data.fill_(1.0)
+    assert trial.live_share(model, load("digits"))[0] == 0
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"method": "magic"}, "unknown method"), ({"ratio": 1.0}, r"ratio must lie in \[0, 1\)")])
+def test_a_wrong_trial_is_refused(made, fields, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(made[1][2].spec, **fields)
+
+
+@pytest.mark.parametrize("name", ["accuracy_by_ratio", "accuracy_by_cost", "recovery_curves",
+                                  "damage_against_recovery", "convergence", "difference_plot",
+                                  "training_curves"])
+def test_every_figure_draws_the_records(made, name):
+    figure = getattr(figures, name)(made[1])
+    assert any(axes.has_data() for axes in figure.axes)
+
+
+def test_the_portrait_is_drawn_and_counted(made):
+    portrait = made[1][-1]
+    for draw in (figures.persistence_diagrams, figures.filters_in_the_plane):
+        assert any(axes.has_data() for axes in draw(portrait).axes)
+    shared = figures.shared_choices(portrait).set_index("method")
+    assert shared.loc["L1", "L1"] == 100 and shared.loc["L1", "topological"] < 100
+
+
+def test_tables_hold_the_records_numbers(made):
+    records = made[1]
+    table = figures.comparison_table(records)
+    assert len(table) == 2 and set(table["seeds"]) == {2}
+    row = table[table["method"] == "L1"].iloc[0]
+    tests = [100 * r.result["history"][-1]["test"] for r in records[2:6]
+             if r.spec.method == "l1"]
+    assert row["test accuracy (%)"].startswith(f"{sum(tests) / 2:.2f} ±")
+    difference = figures.differences(records).iloc[0]
+    assert difference["low"] <= difference["difference"] <= difference["high"]
+    for made_table in (figures.dense_table(records), figures.damage_table(records),
+                       figures.how_it_was_run(records), figures.recipe_table(TINY),
+                       figures.cost_table(records)):
+        assert len(made_table)
+
+
+def test_intervals_are_student_s():
+    import numpy as np
+
+    low, high = figures.t_interval(np.array([1.0, 2.0, 3.0]))
+    assert (low, high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
+    assert np.isnan(figures.t_interval(np.array([1.0]))).all()
+
+
+def test_the_command_line_runs_and_reports(made, folders, monkeypatch, capsys):
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(made[0]))
+    assert main(["run", "--profile", "tiny"]) == 0
+    assert "7 records in" in capsys.readouterr().out
+    assert main(["status", "--profile", "tiny", "--seeds", "0", "1", "2"]) == 0
+    assert "7 done, 3 missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["run", "--profile", "huge"], "unknown profile 'huge': choose from quick, pilot, study"),
+    (["prune", "nonsense"], "neither a .safetensors file nor a torchvision model"),
+    (["prune", "missing.safetensors"], "missing.safetensors does not exist"),
+    (["prune", "resnet18", "--weights", "none", "--ratio", "1"], "ratio must lie in [0, 1)"),
+])
+def test_the_command_line_answers_a_mistake_in_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_pruned_file_is_a_smaller_network_that_loads(tmp_path, capsys):
+    import topoprune
+
+    output = tmp_path / "small.safetensors"
+    assert main(["prune", "resnet18", "--weights", "none", "--method", "l1", "--ratio", "0.5",
+                 "--shape", "3", "64", "64", "--output", str(output)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((tmp_path / "small.json").read_text())
+    small = topoprune.load(output).eval()
+    with torch.no_grad():
+        assert small(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+    assert sum(p.numel() for p in small.parameters()) == report["after"]["parameters"]
+    assert report["after"]["flops"] < 0.3 * report["before"]["flops"]
+
+
+def test_a_dense_checkpoint_can_be_pruned(made, tmp_path, capsys):
+    folder, records = made
+    source = folder / "cache" / "runs" / f"dense-{records[0].key}" / "dense.safetensors"
+    assert main(["prune", str(source), "--method", "fpgm", "--output",
+                 str(tmp_path / "small.safetensors")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["before"]["parameters"] == records[0].result["cost"]["parameters"]
+
+
+def test_help_does_not_import_torch():
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "topoprune", "--help"],
+                          capture_output=True, text=True, check=True)
+    assert "run" in done.stdout and " torch" not in done.stderr
+
+
+def test_an_unknown_notebook_parameter_is_refused():
+    known = {"profile": "quick", "device": None, "seeds": None, "force": False, "study": study,
+             "_i": "", "In": []}
+    study.check_parameters(known)
+    with pytest.raises(ValueError, match="unknown notebook parameter n_genn: a chapter takes"):
+        study.check_parameters({**known, "n_genn": 6})
+
+
+@pytest.mark.parametrize("seeds", [[], [-1]])
+def test_wrong_seeds_are_refused(seeds):
+    with pytest.raises(ValueError, match="seeds must be a list of whole numbers from 0"):
+        study.dense_specs("quick", seeds)
