@@ -97,8 +97,11 @@ def run(path: Path, parameters: dict) -> None:
     if ran.exception or not ran.end_time or set(cells) - {"completed"}:
         raise SystemExit(f"build.py: {path} did not run to its end; {left}")
     for cell in notebook.cells:
+        if "outputs" in cell:  # progress bars and warnings were shown while it ran
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")
+            cell.metadata["mystnb"] = {"code_prompt_show": "Show the parameters of this run"}
     ran.input_path, ran.output_path = str(path), str(path)  # a download names no path of this machine
     device = parameters.get("device") or default_device()
     notebook.metadata["topoprune"] = provenance(device, time.perf_counter() - started) | {
