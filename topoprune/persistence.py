@@ -84,12 +84,12 @@ def rips_bars(first, second, length, members, n):
     alpha_i(uw) = 1. Cocycles are sparse: touch[u] are the classes i with a non-empty row
     alpha[i, u], and an edge looks at no others; rows[i] are those u.
     """
-    capacity = len(members) + 64  # live classes to make room for; untouched memory costs nothing
+    capacity = len(members) // 2 + 64  # live classes to have room for; the rest starts again
     while True:
         done, deaths, bars = _sweep(first, second, length, members, n, capacity)
         if done:
             return deaths, bars
-        capacity *= 4
+        capacity *= 2
 
 
 @njit(nogil=True, cache=True)
