@@ -15,7 +15,6 @@ from scipy.spatial.distance import cdist
 from topoprune import persistence, topology
 from topoprune.topology import Fitness, diagram_distance, diagrams, distance_matrix
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:sklearn")
 properties = settings(max_examples=60, deadline=None, derandomize=True)
 CLOSE = {"rtol": 1e-5, "atol": 1e-9}
 
