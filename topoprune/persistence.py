@@ -466,3 +466,25 @@ def _augment(birth, death, saved, exits, part, price, owner, chosen, start):
             return
         j = previous
         i = before[j]
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def tree_distances(delta, population, full):
+    """`line_distance` of each row's tree from the deaths `full`, (p,): one call, no Python."""
+    found = np.empty(len(population), np.float64)
+    for i in range(len(population)):
+        found[i] = line_distance(full, np.sort(tree_lengths(delta, population[i])))
+    return found
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def rips_distances(first, second, length, n, population, deaths, bars):
+    """Distances of each row's diagrams in dimensions 0 and 1 from the full ones, (p, 2)."""
+    found = np.empty((len(population), 2), np.float64)
+    for i in range(len(population)):
+        part_deaths, part_bars = rips_bars(first, second, length, population[i], n)
+        found[i, 0] = line_distance(deaths, part_deaths)
+        found[i, 1] = plane_distance(bars, part_bars)
+    return found

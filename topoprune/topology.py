@@ -286,14 +286,27 @@ class Fitness:
             lengths = batched_tree_lengths(self.delta, members, self.device)
             terms[0][:] = [self._term(0, _born_at_zero(row)) for row in lengths]
             return terms
+        one_call = self.engine == "fast" and self.distance == "wasserstein"
 
         def work(part: slice) -> None:
-            for i in range(part.start, part.stop):
-                for q, value in self._terms(members[i]).items():
-                    terms[q][i] = value
+            rows = self._compiled(members[part]) if one_call else map(self._terms, members[part])
+            for i, row in enumerate(rows, part.start):
+                for q in self.dimensions:
+                    terms[q][i] = row[q]
 
         persistence.in_threads(work, len(members))
         return terms
+
+    def _compiled(self, members: Int[np.ndarray, "p k"]) -> Float64[np.ndarray, "p dims"]:
+        """Columns are dimensions; all of a part in one call that holds no lock."""
+        deaths = self.full[0][:, 1] if 0 in self.dimensions else np.empty(0)
+        if self.dimensions == (0,):
+            found = persistence.tree_distances(self.delta, members, deaths)[:, None]
+        else:
+            n = len(self.delta)
+            found = persistence.rips_distances(*self._edges, n, members, deaths, self.full[1])
+        scale = np.array([self.scale.get(q, 0.0) for q in range(found.shape[1])])
+        return np.where(scale > 0, found / np.where(scale > 0, scale, 1), 0.0)
 
     def _terms(self, members: Int[np.ndarray, " k"]) -> dict[int, float]:
         if self.engine == "fast":
@@ -303,14 +316,9 @@ class Fitness:
         return {q: self._term(q, rows) for q, rows in found.items()}
 
     def _term(self, q: int, rows: Float[np.ndarray, "_ 2"]) -> float:
-        full, scale = self.full[q], self.scale[q]
-        if scale == 0:
+        if self.scale[q] == 0:
             return 0.0
-        if self.engine == "fast" and self.distance == "wasserstein":  # without the checks
-            if q == 0:
-                return persistence.line_distance(full[:, 1], np.sort(rows[:, 1])) / scale
-            return persistence.plane_distance(full, rows) / scale
-        return diagram_distance(full, rows, self.distance, self.engine) / scale
+        return diagram_distance(self.full[q], rows, self.distance, self.engine) / self.scale[q]
 
     def _members(self, population: Int[np.ndarray, "p k"]) -> Int[np.ndarray, "p m"]:
         members = np.sort(np.asarray(population, np.int64), axis=1)
