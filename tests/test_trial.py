@@ -108,7 +108,7 @@ def test_an_interrupted_trial_continues_from_its_last_epoch(made, folders, monke
 
 def test_a_missing_record_is_not_run_where_that_is_forbidden(folders, monkeypatch):
     monkeypatch.setenv("TOPOPRUNE_NO_RUN", "1")
-    with pytest.raises(StoreError, match="lacks 7 of 7 records .*make reproduce PROFILE=tiny"):
+    with pytest.raises(StoreError, match="lacks 7 of 7 records .*topoprune run --profile tiny"):
         study.records("tiny")
 
 

@@ -20,7 +20,7 @@ from topoprune.trial import Dense, Portrait, Record, Trial
 
 NAMES = {"random": "random", "l1": "L1", "l2": "L2", "fpgm": "FPGM", "topological": "topological"}
 COLOURS = dict(zip(NAMES.values(), sns.color_palette("colorblind"), strict=False))
-MARKERS = dict(zip(NAMES.values(), "osD^*", strict=True))
+MARKERS = dict(zip(NAMES.values(), "osD^P", strict=True))
 
 
 def style() -> None:
@@ -28,8 +28,7 @@ def style() -> None:
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "topoprune",
-                         "figure.autolayout": True})
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "topoprune"})
     set_matplotlib_formats("svg")
 
 
@@ -135,7 +134,8 @@ def search_table(records: Sequence[Record]) -> pd.DataFrame:
                      "seconds": record.result["selection_seconds"],
                      "fitness, first population": np.mean(first),
                      "fitness, found": np.mean(last)})
-    return pd.DataFrame(rows).groupby("ratio").mean().reset_index()
+    whole = {"layers": int, "subsets evaluated": int}
+    return pd.DataFrame(rows).groupby("ratio").mean().astype(whole).reset_index()
 
 
 def differences(records: Sequence[Record]) -> pd.DataFrame:
@@ -226,7 +226,10 @@ def accuracy_by_cost(records: Sequence[Record]) -> Figure:
                                    strict=True):
         frame[f"{column} %"] = 100 * frame[column]
         _by_method(frame, f"{column} %", "test", axes)
+        shares = sorted(frame.groupby("ratio")[f"{column} %"].mean())
         axes.set(xscale="log", xlabel=f"remaining {title} (%)", ylabel="test accuracy (%)")
+        axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
+        axes.minorticks_off()
         axes.axhline(frame["dense test"].mean(), color="grey", linestyle=":", linewidth=1)
     both[0].get_legend().remove()
     return _closed(figure)
@@ -251,7 +254,7 @@ def damage_against_recovery(records: Sequence[Record]) -> Figure:
     for axes, column, title in zip(both, ("damaged", "test"),
                                    ("before fine-tuning", "after fine-tuning"), strict=True):
         sns.scatterplot(frame, x="topological distance", y=column, hue="method", style="method",
-                        size="ratio", palette=COLOURS, markers=MARKERS, sizes=(40, 140),
+                        size="ratio", palette=COLOURS, markers=MARKERS, sizes=(30, 120),
                         hue_order=_present(frame), style_order=_present(frame), ax=axes,
                         legend=axes is both[1])
         axes.set(title=title, ylabel="test accuracy (%)")
@@ -260,7 +263,7 @@ def damage_against_recovery(records: Sequence[Record]) -> Figure:
 
 
 def convergence(records: Sequence[Record]) -> Figure:
-    """Fitness of the best subset by generation, relative to the first, one line a layer."""
+    """Best fitness by generation, relative to the first, one line a layer, mean over seeds."""
     rows = []
     for record in _of(records, Trial):
         for layer, history in record.result["searches"].items():
@@ -416,6 +419,8 @@ def _cell(value) -> str:
 
 
 def _closed(figure: Figure) -> Figure:
-    """Close the figure for pyplot, so that a notebook shows it only where it is glued."""
+    """Lay the figure out, and close it for pyplot: a notebook shows it only where it is glued."""
+    if not figure.legends:  # seaborn's grids have made room for theirs
+        figure.tight_layout()
     plt.close(figure)
     return figure

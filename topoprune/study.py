@@ -117,8 +117,8 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
     missing = [spec for spec in wanted if force or spec_key(spec) not in found]
     if missing and os.environ.get("TOPOPRUNE_NO_RUN"):
         raise StoreError(f"{store.path} lacks {len(missing)} of {len(wanted)} records (first: "
-                         f"{describe(missing[0])}): run `make reproduce PROFILE={name}` or unset "
-                         "TOPOPRUNE_NO_RUN")
+                         f"{describe(missing[0])}): run `python -m topoprune run --profile "
+                         f"{name}`, or unset TOPOPRUNE_NO_RUN")
     for spec in tqdm(missing, desc=name, unit="run", disable=None):
         if force:
             forget(spec)
