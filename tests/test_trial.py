@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from topoprune import figures, study, training, trial
+from topoprune import figures, study, tables, training, trial
 from topoprune.__main__ import main
 from topoprune.store import Store, StoreError
 from topoprune.training import Recipe
@@ -178,32 +178,32 @@ def test_the_portrait_is_drawn_and_counted(made):
     portrait = made[1][-1]
     for draw in (figures.persistence_diagrams, figures.filters_in_the_plane):
         assert any(axes.has_data() for axes in draw(portrait).axes)
-    shared = figures.shared_choices(portrait).set_index("method")
+    shared = tables.shared_choices(portrait).set_index("method")
     assert shared.loc["L1", "L1"] == 100 and shared.loc["L1", "topological"] < 100
 
 
 def test_tables_hold_the_records_numbers(made):
     records = made[1]
-    table = figures.comparison_table(records)
+    table = tables.comparison_table(records)
     assert len(table) == 2 and set(table["seeds"]) == {2}
     row = table[table["method"] == "L1"].iloc[0]
     tests = [100 * r.result["history"][-1]["test"] for r in records[2:6]
              if r.spec.method == "l1"]
     assert row["test accuracy (%)"].startswith(f"{sum(tests) / 2:.2f} ±")
-    difference = figures.differences(records).iloc[0]
+    difference = tables.differences(records).iloc[0]
     assert difference["low"] <= difference["difference"] <= difference["high"]
-    for made_table in (figures.dense_table(records), figures.damage_table(records),
-                       figures.how_it_was_run(records), figures.recipe_table(TINY),
-                       figures.cost_table(records)):
+    for made_table in (tables.dense_table(records), tables.damage_table(records),
+                       tables.how_it_was_run(records), tables.recipe_table(TINY),
+                       tables.cost_table(records)):
         assert len(made_table)
 
 
 def test_intervals_are_student_s():
     import numpy as np
 
-    low, high = figures.t_interval(np.array([1.0, 2.0, 3.0]))
+    low, high = tables.t_interval(np.array([1.0, 2.0, 3.0]))
     assert (low, high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
-    assert np.isnan(figures.t_interval(np.array([1.0]))).all()
+    assert np.isnan(tables.t_interval(np.array([1.0]))).all()
 
 
 def test_the_command_line_runs_and_reports(made, folders, monkeypatch, capsys):

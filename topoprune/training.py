@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
@@ -220,8 +220,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def _save(model, optimizer, checkpoint: Path, history: list[Epoch], about: dict) -> None:
-    tensors: dict[str, Float[Tensor, "..."]] = {f"model.{k}": v
-                                                for k, v in model.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
         if buffer is not None:
