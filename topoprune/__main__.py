@@ -21,10 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options) -> None:
-    from topoprune import study
+    from topoprune import study, workers
 
     wanted = study.specs(options.profile, options.seeds)
-    made = study.records(options.profile, wanted, options.device, options.force)
+    task = options.profile, wanted, options.device, options.force
+    if options.scheduler is not None:
+        made = workers.on_cluster(options.scheduler, *task)
+    elif options.workers is not None:
+        made = workers.on_processes(options.workers, *task)
+    else:
+        made = study.records(*task)
     print(f"{len(made)} records in {study.records_store(options.profile).path}")
 
 
@@ -56,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run what the records of a profile lack")
     run.add_argument("--force", action="store_true", help="run again what is there already")
     run.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    where = run.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, metavar="N",
+                       help="processes on this machine, a CUDA device each where there are several")
+    where.add_argument("--scheduler", metavar="ADDRESS",
+                       help="a Dask cluster that shares the cache folder, as tcp://host:8786")
     run.set_defaults(call=_run)
 
     status = commands.add_parser("status", help="what the records have and lack, and the time left")

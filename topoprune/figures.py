@@ -178,6 +178,10 @@ def bench_growth(measured: dict) -> Figure:
                        facet_kws={"sharex": False})
     grid.set(xscale="log", yscale="log").set_titles("{col_name}")
     grid.set_axis_labels("", "ms an evaluation")
+    for axes, (_, panel) in zip(grid.axes.flat, rows.groupby("varied", sort=False), strict=True):
+        sizes = sorted(panel["size"].unique())[::2]
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
     return _closed(grid.figure)
 
 

@@ -6,9 +6,7 @@ nothing of what it means. All searches share one interface and one budget: `SEAR
 
 import hashlib
 import json
-import os
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import Any
 import numpy as np
 from deap import base, creator, tools
 from jaxtyping import Float, Int
+
+from topoprune import store
 
 BatchedFitness = Callable[[np.ndarray], np.ndarray]  # (p, k) indices -> (p,), lower is better
 
@@ -340,10 +340,7 @@ def _save(checkpoint, identity, population, run, rng) -> None:
         "history": run.history,
         "generator": rng.bit_generator.state,
     }
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    partial = checkpoint.with_name(checkpoint.name + ".partial")
-    partial.write_text(json.dumps(state))
-    os.replace(partial, checkpoint)
+    store.write(checkpoint, json.dumps(state).encode())
 
 
 def _restored(checkpoint, identity, fitness) -> dict[str, Any] | None:
@@ -357,14 +354,7 @@ def _restored(checkpoint, identity, fitness) -> dict[str, Any] | None:
         reason = f"it cannot be read ({type(error).__name__}: {error})"
     if reason is None:
         return state
-    aside = checkpoint.with_name(checkpoint.name + ".refused")
-    os.replace(checkpoint, aside)
-    warnings.warn(
-        f"checkpoint {checkpoint.name} is refused, {reason}: set aside as {aside.name}, "
-        "the search starts over",
-        stacklevel=3,
-    )
-    return None
+    return store.set_aside(checkpoint, f"checkpoint {checkpoint.name} is refused, {reason}")
 
 
 def _foreign(

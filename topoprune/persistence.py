@@ -470,6 +470,16 @@ def _augment(birth, death, saved, exits, part, price, owner, chosen, start):
 
 @njit(nogil=True, cache=True)
 @no_type_check
+def line_distances(full, parts):
+    """`line_distance` of each row of `parts`, unsorted deaths (p, l), from `full`, (p,)."""
+    found = np.empty(len(parts), np.float64)
+    for i in range(len(parts)):
+        found[i] = line_distance(full, np.sort(parts[i]))
+    return found
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
 def tree_distances(delta, population, full):
     """`line_distance` of each row's tree from the deaths `full`, (p,): one call, no Python."""
     found = np.empty(len(population), np.float64)

@@ -115,7 +115,7 @@ def points(model: nn.Module, example_inputs: torch.Tensor, groups: list[Coupling
 def topological(model, example_inputs, groups: list[Coupling], ratio: float, seed: int, *,
                 space: str = "weights", metric: str = "euclidean", pointed: bool = False,
                 dimensions: tuple[int, ...] = (0, 1), distance: str = "wasserstein",
-                search: str = "genetic", engine: str = "fast",
+                search: str = "genetic", engine: str = "fast", device: str | None = None,
                 checkpoints: Path | None = None, **budget):
     """Search, layer by layer, the subset whose persistence diagrams are closest to the layer's.
 
@@ -127,6 +127,7 @@ def topological(model, example_inputs, groups: list[Coupling], ratio: float, see
         distance: between diagrams: "wasserstein", "bottleneck", "landscape", "betti", "entropy".
         search: "genetic", or a rival with the same budget: "random", "greedy", "farthest".
         engine: "fast" or "reference" (giotto-tda), equal in value.
+        device: "cuda" computes the trees of dimension 0 there, see `topology.Fitness`.
         checkpoints: folder in which each layer's search is saved at a generation's end.
         **budget: fields of `genetic.Search` (population, generations, ...).
     """
@@ -139,7 +140,7 @@ def topological(model, example_inputs, groups: list[Coupling], ratio: float, see
     clouds = points(model, example_inputs, groups, space)
     for index, (group, cloud) in enumerate(zip(groups, clouds, strict=True)):
         delta = topology.distance_matrix(cloud, metric, pointed)
-        fitness = topology.Fitness(delta, tuple(dimensions), distance, pointed, engine)
+        fitness = topology.Fitness(delta, tuple(dimensions), distance, pointed, engine, device)
         result = genetic.SEARCHES[search](
             group.choices, _remaining(group, ratio), fitness, settings, seed=seed * 1000 + index,
             checkpoint=checkpoints / f"search-{index}.json" if checkpoints else None, delta=delta)

@@ -58,13 +58,11 @@ class Store:
         Raises:
             StoreError: the file is damaged, or cannot be written; what it held is kept.
         """
-        with _writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.path}.lock"):
-                records = self.load()
-                records[record["key"]] = {"schema": SCHEMA, **record}
-                lines = [json.dumps(r, sort_keys=True, allow_nan=False) for r in records.values()]
-                write(self.path, ("\n".join(lines) + "\n").encode())
+        with locked(self.path):
+            records = self.load()
+            records[record["key"]] = {"schema": SCHEMA, **record}
+            lines = [json.dumps(r, sort_keys=True, allow_nan=False) for r in records.values()]
+            write(self.path, ("\n".join(lines) + "\n").encode())
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         if not self.path.exists():
@@ -103,6 +101,19 @@ def canonical(value) -> str:
 def key(value) -> str:
     """Short name of `value`: the first 16 hex digits of the SHA-256 of its canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes that lock `path` waiting; a process that dies lets go of it."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{path}.lock")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write(path: Path, content: bytes) -> None:

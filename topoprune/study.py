@@ -1,7 +1,8 @@
 """The grid of trials of each profile: what the store has is loaded, what it lacks is run."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -95,7 +96,8 @@ def specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense | Trial |
 
 
 def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
-            device: str | None = None, force: bool = False) -> list[Record]:
+            device: str | None = None, force: bool = False,
+            executor: Executor | None = None) -> list[Record]:
     """The records of `wanted` (by default of the whole profile), run where the store lacks them.
 
     A finished record is stored at once, so an interrupted call loses no more than the current
@@ -106,10 +108,13 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
         wanted: specs of this profile.
         device: as for `trial.run`.
         force: run again what the store has already.
+        executor: where runs go, side by side: any `concurrent.futures.Executor` whose workers share
+            the cache folder. Dense networks first; a run that fails keeps no other from its record.
 
     Raises:
         StoreError: the records file is damaged, or a record is missing and must not be run.
         ValueError, data.DataError: as `trial.run`.
+        RunError: runs on the executor failed; the records of all others are stored.
     """
     wanted = list(specs(name) if wanted is None else wanted)
     store = records_store(name)
@@ -119,15 +124,43 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
         raise StoreError(f"{store.path} lacks {len(missing)} of {len(wanted)} records (first: "
                          f"{describe(missing[0])}): run `python -m topoprune run --profile "
                          f"{name}`, or unset TOPOPRUNE_NO_RUN")
-    for spec in tqdm(missing, desc=name, unit="run", disable=None):
-        if force:
-            forget(spec)
-        record = run(spec, device).to_json()
-        store.append(record)
-        found[record["key"]] = record
-        if not isinstance(spec, Dense):  # the dense network is needed again
-            forget(spec)
+    for spec in missing if force else []:
+        forget(spec)
+    # What is pruned is trained first: the trials share it.
+    waves = [[spec for spec in missing if isinstance(spec, Dense) is dense]
+             for dense in (True, False)]
+    with tqdm(total=len(missing), desc=name, unit="run", disable=None) as progress:
+        for made in (made for wave in waves for made in _carried_out(wave, device, executor)):
+            record = made.to_json()
+            store.append(record)
+            found[record["key"]] = record
+            if not isinstance(made.spec, Dense):  # the dense network is needed again
+                forget(made.spec)
+            progress.update()
     return [Record.from_json(found[spec_key(spec)]) for spec in wanted]
+
+
+class RunError(RuntimeError):
+    """Some runs failed; the message names the first and its cause."""
+
+
+def _carried_out(todo: list, device: str | None, executor: Executor | None) -> Iterator[Record]:
+    """The record of each spec, as it is finished."""
+    if executor is None:
+        yield from (run(spec, device) for spec in todo)
+        return
+    futures = {executor.submit(run, spec, device): spec for spec in todo}
+    failed = []
+    for future in as_completed(futures):
+        if error := future.exception():
+            failed.append((futures[future], error))
+        else:
+            yield future.result()
+    if failed:
+        spec, error = failed[0]
+        raise RunError(f"{len(failed)} of {len(todo)} runs failed, the first: {describe(spec)}: "
+                       f"{error!r}; the others are stored, the same command runs these again"
+                       ) from error
 
 
 def status(name: str, seeds: Iterable[int] | None = None) -> dict:

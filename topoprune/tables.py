@@ -224,7 +224,6 @@ def bench_numbers(measured: dict) -> dict:
     fast = {row["fitness"]: row for row in measured["evaluations"] if row["way"] == "fast"}
     tight = [row for row in measured["evaluations"] if row["way"].endswith("1e-6")]
     total = {row["fitness"]: row for row in measured["network"] if row["layer"] == "all"}
-    memory = next(row for row in measured["growth"] if row["varied"] == "memory")
     return {
         "ratio_h0": fast["H0"]["times giotto-tda"],
         "ratio_h1": fast["H0 + H1"]["times giotto-tda"],
@@ -232,7 +231,6 @@ def bench_numbers(measured: dict) -> dict:
         "filters": total["H0"]["n"],
         "seconds_h0": total["H0"]["seconds"],
         "seconds_h1": total["H0 + H1"]["seconds"],
-        "memory": memory["peak MiB"],
         "processor": measured["machine"]["processor"],
         "cores": measured["machine"]["cores"],
         "load": measured["machine"]["load before"],

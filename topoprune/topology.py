@@ -283,9 +283,7 @@ class Fitness:
         members = self._members(population)
         terms = {q: np.zeros(len(members)) for q in self.dimensions}
         if self.device is not None:
-            lengths = batched_tree_lengths(self.delta, members, self.device)
-            terms[0][:] = [self._term(0, _born_at_zero(row)) for row in lengths]
-            return terms
+            return {0: self._from_trees(batched_tree_lengths(self.delta, members, self.device))}
         one_call = self.engine == "fast" and self.distance == "wasserstein"
 
         def work(part: slice) -> None:
@@ -296,6 +294,12 @@ class Fitness:
 
         persistence.in_threads(work, len(members))
         return terms
+
+    def _from_trees(self, lengths: Float[np.ndarray, "p l"]) -> Float64[np.ndarray, " p"]:
+        if self.distance == "wasserstein" and self.scale[0] > 0:
+            found = persistence.line_distances(self.full[0][:, 1], lengths.astype(np.float64))
+            return found / self.scale[0]
+        return np.array([self._term(0, _born_at_zero(row)) for row in lengths], np.float64)
 
     def _compiled(self, members: Int[np.ndarray, "p k"]) -> Float64[np.ndarray, "p dims"]:
         """Columns are dimensions; all of a part in one call that holds no lock."""

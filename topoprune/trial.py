@@ -3,6 +3,7 @@
 import itertools
 import json
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -167,8 +168,7 @@ def run(spec: Dense | Trial | Portrait, device: str | None = None) -> Record:
 
 def forget(spec: Dense | Trial | Portrait) -> None:
     """Delete what earlier sittings of `spec` left in the cache."""
-    for file in sorted(_folder(spec).glob("*")):
-        file.unlink()
+    shutil.rmtree(_folder(spec), ignore_errors=True)
 
 
 def trained(dense: Dense, data: Data) -> nn.Module:
@@ -294,8 +294,9 @@ def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
         model = build(dense.architecture, data.classes, dense.width)
     model.to(data.train.labels.device)
     source = {"architecture": dense.architecture, "classes": data.classes, "width": dense.width}
-    history = train(model, data, dense.recipe, dense.seed, _folder(dense) / "dense.safetensors",
-                    spec_key(dense), source)
+    checkpoint = _folder(dense) / "dense.safetensors"
+    with store.locked(checkpoint):  # of several that need it, one trains
+        history = train(model, data, dense.recipe, dense.seed, checkpoint, spec_key(dense), source)
     return model, [asdict(epoch) for epoch in history]
 
 

@@ -1,0 +1,140 @@
+"""One worker or three, a dead worker, a real Dask cluster: the same records."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_trial import TINY, timeless
+
+from topoprune import study, workers
+from topoprune.__main__ import main
+from topoprune.study import RunError
+from topoprune.trial import Trial
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setitem(study.PROFILES, "tiny", TINY)
+    monkeypatch.setenv("TOPOPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tmp_path / "results"))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Timeless results of the first seed, made in this process on one thread as workers do."""
+    folder = tmp_path_factory.mktemp("alone")
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(study.PROFILES, "tiny", TINY)
+        patch.setenv("TOPOPRUNE_CACHE", str(folder / "cache"))
+        patch.setenv("TOPOPRUNE_RESULTS", str(folder / "results"))
+        torch.set_num_threads(1)
+        made = study.records("tiny", wanted())
+        torch.set_num_threads(threads)
+    return [timeless(record) for record in made]
+
+
+def wanted():
+    return [*study.dense_specs("tiny", [0]), *study.trial_specs("tiny", [0])]
+
+
+def kill_when_a_run_has_begun(cache: Path, choose) -> threading.Thread:
+    """SIGKILL the process that `choose()` names once a first epoch is on the disk."""
+
+    def wait_and_kill():
+        while not list(cache.glob("runs/*/*.safetensors")):
+            time.sleep(0.01)
+        os.kill(choose(), signal.SIGKILL)
+
+    thread = threading.Thread(target=wait_and_kill, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_three_workers_one_killed_give_the_records_of_one(alone, folders):
+    """The dense network is trained by one of them only; the pool is started anew after the kill."""
+    import psutil
+
+    def child():
+        spawned = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+        return spawned[0].pid
+
+    killer = kill_when_a_run_has_begun(folders / "cache", child)
+    made = workers.on_processes(3, "tiny", wanted())
+    killer.join(10)
+    assert not killer.is_alive()
+    assert [timeless(record) for record in made] == alone
+
+
+def test_a_failing_run_keeps_no_other_from_its_record(folders, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    run = study.run
+
+    def failing(spec, device):
+        if isinstance(spec, Trial) and spec.method == "l1":
+            raise MemoryError("too large")
+        return run(spec, device)
+
+    monkeypatch.setattr(study, "run", failing)
+    with (ThreadPoolExecutor(1) as pool,
+          pytest.raises(RunError, match="1 of 2 runs failed, the first: l1 at ratio 0.5, seed 0: "
+                                        "MemoryError.*the others are stored")):
+        study.records("tiny", wanted(), executor=pool)
+    assert len(study.records_store("tiny").load()) == 2
+
+
+@pytest.fixture
+def cluster(folders):
+    """A real scheduler and two real workers on the loopback; yields its address and processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folders}
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1",
+            "--port", address.rsplit(":", 1)[1], "--no-dashboard"]
+    started = [subprocess.Popen(dask, **quiet)]
+    started += [subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_worker", address,
+                                  "--nthreads", "1", "--host", "127.0.0.1", "--no-nanny",
+                                  "--no-dashboard"], **quiet) for _ in range(2)]
+    yield address, started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_dask_cluster_that_loses_a_worker_gives_the_same_records(alone, folders, cluster):
+    from distributed import Client
+
+    address, (_, _, victim) = cluster
+    with Client(address, timeout=60) as client:
+        client.wait_for_workers(2, timeout=60)
+    killer = kill_when_a_run_has_begun(folders / "cache", lambda: victim.pid)
+    made = workers.on_cluster(address, "tiny", wanted())
+    killer.join(10)
+    assert victim.wait(10) == -signal.SIGKILL
+    assert [timeless(record) for record in made] == alone
+
+
+def test_a_mistake_is_one_line(capsys):
+    assert main(["run", "--workers", "0"]) == 2
+    assert "workers must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_scheduler_that_is_not_there_is_named(folders, monkeypatch):
+    import distributed
+
+    def refuse(address, timeout):
+        raise OSError("timed out")
+
+    monkeypatch.setattr(distributed, "Client", refuse)
+    with pytest.raises(ValueError, match="no Dask scheduler answers at tcp://127.0.0.1:1 "):
+        workers.on_cluster("tcp://127.0.0.1:1", "tiny", wanted())

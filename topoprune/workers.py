@@ -1,0 +1,96 @@
+"""The runs of a study on several processes of this machine, or on a Dask cluster.
+
+A worker is sent a spec and returns its record; checkpoints go through the shared cache folder, so
+a worker that dies costs its run's current epoch. What a run gives does not depend on how many
+workers there are: each computes on one thread, or on one CUDA device.
+"""
+
+import multiprocessing
+import os
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+
+from topoprune.study import RunError, records
+from topoprune.trial import Record
+
+ATTEMPTS = 5
+"""Pools of processes that are started before dying workers end a study."""
+
+
+def on_processes(count: int, name: str, wanted: list, device: str | None = None,
+                 force: bool = False) -> list[Record]:
+    """`study.records` on `count` processes of this machine.
+
+    Each has one thread; where there are several CUDA devices, each has one. A process that dies is
+    replaced, and its run continues from its last finished epoch.
+
+    Raises:
+        ValueError: fewer than one process.
+        RunError: a run failed, or processes die again and again.
+    """
+    if count < 1:
+        raise ValueError(f"workers must be at least 1, got {count}")
+    spawn = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
+    for left in reversed(range(ATTEMPTS)):
+        numbers = spawn.SimpleQueue()
+        for number in range(count):
+            numbers.put(number)
+        with ProcessPoolExecutor(count, spawn, _begin, (numbers,)) as pool:
+            try:
+                return records(name, wanted, device, force, pool)
+            except RunError as error:
+                if not (left and isinstance(error.__cause__, BrokenExecutor)):
+                    raise
+        force = False  # what was made by now is not made again
+    raise AssertionError("the last attempt returns or raises")
+
+
+def on_cluster(address: str, name: str, wanted: list, device: str | None = None,
+               force: bool = False) -> list[Record]:
+    """`study.records` on the Dask cluster whose scheduler listens at `address`.
+
+    The workers need this package and the same TOPOPRUNE_CACHE and TOPOPRUNE_DATA; one thread each
+    (`dask worker --nthreads 1`). With a CUDA device asked for, runs go to workers started with
+    `--resources "GPU=1"`. Dask starts the run of a dead worker on another.
+
+    Raises:
+        ValueError: `distributed` is not installed, or nothing answers at `address`.
+        RunError: runs failed; the others are stored.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ValueError("a Dask cluster needs the package distributed: "
+                         "pip install 'topoprune[cluster]'") from error
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no Dask scheduler answers at {address} ({error}): start one with "
+                         "`dask scheduler --host 127.0.0.1`") from error
+    wants = {"resources": {"GPU": 1}} if (device or "").startswith("cuda") else {}
+    with client:
+        client.run(_single_thread)
+        return records(name, wanted, device, force, client.get_executor(**wants))
+
+
+def _begin(numbers) -> None:
+    """First act of a process: its own device, one thread."""
+    number = numbers.get()
+    devices = _visible_devices()
+    if len(devices) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+    _single_thread()
+
+
+def _visible_devices() -> list[str]:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [device for device in given.split(",") if device]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _single_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
