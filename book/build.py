@@ -30,6 +30,8 @@ from topoprune.trial import provenance
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
+# Together these chapters run every record once; those after them would run it again.
+FORCED = {"dense", "baselines", "topological"}
 
 
 def chapters(root: Path = ROOT) -> list[Path]:
@@ -46,7 +48,9 @@ def check(notebooks: list[Path], parameters: dict, root: Path = ROOT) -> dict[Pa
     if unknown := parameters.keys() - known:
         raise SystemExit(f"build.py: unknown parameter {', '.join(sorted(unknown))}: "
                          f"the chapters have {', '.join(sorted(known)) or 'none'}")
-    return {path: {k: v for k, v in parameters.items() if k in names} for path, names in declared.items()}
+    return {path: {name: value for name, value in parameters.items()
+                   if name in names and (name != "force" or path.stem in FORCED)}
+            for path, names in declared.items()}
 
 
 def git(*arguments: str) -> str:

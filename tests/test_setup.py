@@ -141,6 +141,12 @@ def test_an_unknown_parameter_is_an_error(project):
         build.check(notebooks, {"profil": "pilot"}, project)
 
 
+def test_every_record_is_forced_once():
+    """The chapters that force have, between them, every record; the others read them."""
+    given = build.check(build.chapters(), {"profile": "quick", "force": True})
+    assert {path.stem for path, own in given.items() if "force" in own} == build.FORCED
+
+
 def test_a_chapter_is_published_whole(project):
     build.run(Path("book/one.ipynb"), {"profile": "pilot"})
     notebook = nbformat.read(build.STAGE / "book" / "one.ipynb", as_version=4)

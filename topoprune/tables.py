@@ -89,10 +89,11 @@ def method_table(records: Sequence[Record], columns: Sequence[str]) -> pd.DataFr
 
 
 def cost_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Remaining parameters, FLOPs and latency by ratio, in percent of the dense network."""
-    columns = ["parameters", "flops", "latency"]
-    table = 100 * trials(records).groupby("ratio")[columns].mean()
-    table.columns = ["parameters (%)", "FLOPs (%)", "latency, batch 1 (%)"]
+    """What remains by ratio, in percent of the dense network: size, FLOPs and measured times."""
+    columns = ["parameters", "flops", "latency", "batch time", "epoch time"]
+    table = 100 * trials(records).groupby("ratio")[columns].median()
+    table.columns = ["parameters (%)", "FLOPs (%)", "latency, batch 1 (%)", "time, batch 256 (%)",
+                     "training epoch (%)"]
     return table.round(1).reset_index()
 
 
@@ -267,6 +268,8 @@ def _row(record: Record, dense: dict) -> dict:
         "parameters": result["cost"]["parameters"] / dense["cost"]["parameters"],
         "flops": result["cost"]["flops"] / dense["cost"]["flops"],
         "latency": result["cost"]["latency_ms"] / dense["cost"]["latency_ms"],
+        "batch time": dense["cost"]["images_per_second"] / result["cost"]["images_per_second"],
+        "epoch time": _epoch_seconds(result) / _epoch_seconds(dense),
         "recovered": result["recovery"]["reached"],
         "recovery epochs": result["recovery"]["epochs"],
         "recovery seconds": result["recovery"]["seconds"],
@@ -275,6 +278,12 @@ def _row(record: Record, dense: dict) -> dict:
         "topological distance": float(np.mean([sum(layer.values()) for layer in layers])),
         "least live": min(result["live"]),
     }
+
+
+def _epoch_seconds(result: dict) -> float:
+    """Median seconds of an epoch of training; NaN without any."""
+    seconds = [epoch["seconds"] for epoch in result["history"]]
+    return float(np.median(seconds)) if seconds else float("nan")
 
 
 def _mean(values: pd.Series, digits: int) -> str:
