@@ -24,6 +24,7 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
+from topoprune.study import results_folder
 from topoprune.training import default_device
 from topoprune.trial import provenance
 
@@ -110,7 +111,7 @@ def run(path: Path, parameters: dict) -> None:
     device = parameters.get("device") or default_device()
     notebook.metadata["topoprune"] = provenance(device, time.perf_counter() - started) | {
         "lock": digest(*ROOT.glob("requirements.lock")),
-        "records": digest(*Path(os.environ["TOPOPRUNE_RESULTS"]).glob("*.jsonl")),
+        "records": digest(*results_folder().glob(f"{parameters.get('profile')}.jsonl")),
     }
     nbformat.write(notebook, partial)
     os.replace(partial, STAGE / path)

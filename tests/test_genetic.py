@@ -171,7 +171,7 @@ def test_a_foreign_checkpoint_is_set_aside(tmp_path, how):
     damaged(file, how)
     seed = 3 if how == "seed" else 2
     fitness = (lambda x: 1 - toy(x)) if how == "fitness" else toy
-    with pytest.warns(UserWarning, match=r"checkpoint search.json is refused, .* starts over"):
+    with pytest.warns(UserWarning, match=r"checkpoint search.json is refused, .* starting over"):
         result = evolve(20, 8, fitness, SMALL, seed=seed, checkpoint=file)
     assert steps(result) == steps(evolve(20, 8, fitness, SMALL, seed=seed))
     assert sorted(x.name for x in tmp_path.iterdir()) == ["search.json", "search.json.refused"]

@@ -65,11 +65,13 @@ def test_removal_equals_masking_where_beta_is_zero(ratio, seed):
         torch.testing.assert_close(small(EXAMPLE), model(EXAMPLE), rtol=1e-4, atol=1e-5)
 
 
-def test_removal_leaves_the_given_model_untouched():
-    model = small_vgg()
+@pytest.mark.parametrize("training", [True, False])
+def test_removal_leaves_the_given_model_untouched(training):
+    model = small_vgg().train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     small = topoprune.remove(model, EXAMPLE, topoprune.select(model, EXAMPLE, "l1", 0.5))
     after = model.state_dict()
+    assert all(module.training is training for module in model.modules())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert small.features[0].out_channels == model.features[0].out_channels // 2

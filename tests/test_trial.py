@@ -185,7 +185,7 @@ def test_the_portrait_is_drawn_and_counted(made):
 def test_tables_hold_the_records_numbers(made):
     records = made[1]
     table = tables.comparison_table(records)
-    assert len(table) == 2 and set(table["seeds"]) == {2}
+    assert len(table) == 2 and set(table["recovered"].str[-4:]) == {"of 2"}
     row = table[table["method"] == "L1"].iloc[0]
     tests = [100 * r.result["history"][-1]["test"] for r in records[2:6]
              if r.spec.method == "l1"]
@@ -196,6 +196,14 @@ def test_tables_hold_the_records_numbers(made):
                        tables.how_it_was_run(records), tables.recipe_table(TINY),
                        tables.cost_table(records)):
         assert len(made_table)
+
+
+def test_a_trial_of_another_dense_network_is_refused(made):
+    records = list(made[1])
+    other = json.loads(json.dumps(records[0].result)) | {"validation": 0.123}
+    records[0] = dataclasses.replace(records[0], result=other)
+    with pytest.raises(StoreError, match="l1 at ratio 0.5, seed 0 pruned another dense network"):
+        tables.trials(records)
 
 
 def test_intervals_are_student_s():
@@ -219,6 +227,8 @@ def test_the_command_line_runs_and_reports(made, folders, monkeypatch, capsys):
     (["prune", "nonsense"], "neither a .safetensors file nor a torchvision model"),
     (["prune", "missing.safetensors"], "missing.safetensors does not exist"),
     (["prune", "resnet18", "--weights", "none", "--ratio", "1"], "ratio must lie in [0, 1)"),
+    (["prune", "resnet18", "--weights", "IMAGENET"], "the weights IMAGENET of resnet18 are not to"),
+    (["prune", "resnet18", "--weights", "x.safetensors"], "the weights x.safetensors of resnet18"),
 ])
 def test_the_command_line_answers_a_mistake_in_one_line(arguments, message, capsys):
     assert main(arguments) == 2

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from topoprune import store
+
 VALIDATION = 5_000
 """Training images of CIFAR-10 held out for validation."""
 
@@ -144,7 +146,8 @@ def _check_cifar10(dataset) -> None:
     missing = [name for name, _ in files if not (base / name).exists()]
     if missing:
         try:
-            dataset(str(folder()), download=True)
+            with store.locked(base):  # one process downloads, the others find it done
+                dataset(str(folder()), download=True)
         except Exception as error:  # network, disk and archive errors differ by platform
             raise DataError(f"{base / missing[0]} is missing and could not be downloaded "
                             f"({error}): {cure}") from error

@@ -32,8 +32,12 @@ def sorted_edges(delta: Float32[np.ndarray, "n n"]) -> Edges:
 
 
 def in_threads(work: Callable[[slice], None], size: int) -> None:
-    """Call `work` on slices that cover range(size), on as many threads as there are cores."""
+    """Call `work` on slices that cover range(size), on as many threads as there are cores.
+
+    OMP_NUM_THREADS, where it is set, is the limit, as for the libraries beneath.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = min(cores, int(os.environ.get("OMP_NUM_THREADS", cores)))
     step = max(1, size // (4 * cores))  # four parts a core even out unequal individuals
     parts = [slice(start, min(start + step, size)) for start in range(0, size, step)]
     if cores == 1 or len(parts) == 1:

@@ -75,7 +75,9 @@ def selection(model: nn.Module, example_inputs: torch.Tensor, method: str = "top
     groups = couplings(model, example_inputs)
     started = time.perf_counter()
     chosen, searches = METHODS[method](model, example_inputs, groups, ratio, seed, **options)
-    seconds = time.perf_counter() - started
+    # A search that was continued took the seconds of its earlier sittings too.
+    searched = sum(step["seconds"] for steps in searches.values() for step in steps)
+    seconds = max(time.perf_counter() - started, searched)
     kept = {layer: group.channels(choice)
             for group, choice in zip(groups, chosen, strict=True) for layer in group.layers}
     return Selection(kept, seconds, searches)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -106,8 +107,8 @@ def _torchvision(name: str, weights: str) -> tuple[nn.Module, dict]:
             model.load_state_dict(load_file(weights))
         else:
             model = get_model(name, weights=weights)
-    except OSError as error:
-        raise ValueError(f"the weights {weights} of {name} are not to be had ({error}): download "
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the weights {weights} of {name} are not to be had ({error!r}): download "
                          "them where there is a network, pass a .safetensors state dict with "
                          "--weights, or --weights none") from error
     classes = [m for m in model.modules() if isinstance(m, nn.Linear)]

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import safetensors
@@ -61,8 +61,24 @@ class Store:
         with locked(self.path):
             records = self.load()
             records[record["key"]] = {"schema": SCHEMA, **record}
-            lines = [json.dumps(r, sort_keys=True, allow_nan=False) for r in records.values()]
-            write(self.path, ("\n".join(lines) + "\n").encode())
+            self._write(records.values())
+
+    def drop(self, keys: set[str]) -> None:
+        """Leave out the records of `keys`; the file as it was stays beside it, as .bak.
+
+        Raises:
+            StoreError: as `append`.
+        """
+        with locked(self.path):
+            records = self.load()
+            if not keys & records.keys():
+                return
+            write(self.path.with_name(self.path.name + ".bak"), self.path.read_bytes())
+            self._write(record for key, record in records.items() if key not in keys)
+
+    def _write(self, records: Iterable[dict]) -> None:
+        lines = [json.dumps(record, sort_keys=True, allow_nan=False) for record in records]
+        write(self.path, "".join(line + "\n" for line in lines).encode())
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         if not self.path.exists():

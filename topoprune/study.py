@@ -107,7 +107,8 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
         name: of the profile, whose records file is used.
         wanted: specs of this profile.
         device: as for `trial.run`.
-        force: run again what the store has already.
+        force: forget what the store and the cache have of these, and run them again; the records
+            file as it was stays beside it, as .bak. To go on after an interruption leave it out.
         executor: where runs go, side by side: any `concurrent.futures.Executor` whose workers share
             the cache folder. Dense networks first; a run that fails keeps no other from its record.
 
@@ -118,14 +119,16 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
     """
     wanted = list(specs(name) if wanted is None else wanted)
     store = records_store(name)
+    if force:
+        store.drop({spec_key(spec) for spec in wanted})
+        for spec in wanted:
+            forget(spec)
     found = store.load()
-    missing = [spec for spec in wanted if force or spec_key(spec) not in found]
+    missing = [spec for spec in wanted if spec_key(spec) not in found]
     if missing and os.environ.get("TOPOPRUNE_NO_RUN"):
         raise StoreError(f"{store.path} lacks {len(missing)} of {len(wanted)} records (first: "
                          f"{describe(missing[0])}): run `python -m topoprune run --profile "
                          f"{name}`, or unset TOPOPRUNE_NO_RUN")
-    for spec in missing if force else []:
-        forget(spec)
     # What is pruned is trained first: the trials share it.
     waves = [[spec for spec in missing if isinstance(spec, Dense) is dense]
              for dense in (True, False)]

@@ -160,6 +160,7 @@ def folded_norm(model: nn.Module, example_inputs: torch.Tensor) -> dict[str, nn.
 
 def _trace(model: nn.Module, example_inputs: torch.Tensor):
     names = {module: name for name, module in model.named_modules()}
+    training = [module for module in names if module.training]
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
@@ -168,6 +169,9 @@ def _trace(model: nn.Module, example_inputs: torch.Tensor):
         raise ValueError(f"Torch-Pruning cannot trace {type(model).__name__} on inputs of shape "
                          f"{tuple(example_inputs.shape)}: {error!r}; check the inputs' shape and "
                          "device, or prune a part of the network that it can trace") from error
+    finally:
+        for module in training:  # Torch-Pruning leaves the network in evaluation mode
+            module.training = True
     return graph, names
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from topoprune.study import Profile
-from topoprune.trial import Dense, Record, Trial
+from topoprune.store import StoreError
+from topoprune.study import Profile, describe
+from topoprune.trial import WITHIN, Dense, Record, Trial
 
 NAMES = {"random": "random", "l1": "L1", "l2": "L2", "fpgm": "FPGM", "topological": "topological"}
 BENCHMARK = Path(__file__).parent.parent / "book" / "results" / "bench-fitness.json"
@@ -68,13 +69,14 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for (ratio, method), group in frame.groupby(["ratio", "method"], sort=True):
         rows.append({
-            "ratio": f"{ratio:g}", "method": method, "seeds": len(group),
+            "ratio": f"{ratio:g}", "method": method,
             "test accuracy (%)": _mean(group["test"], 2),
             "before fine-tuning (%)": _mean(group["damaged"], 2),
             "parameters (%)": f"{100 * group['parameters'].mean():.1f}",
             "FLOPs (%)": f"{100 * group['flops'].mean():.1f}",
             "recovery (epochs)": _mean(group["recovery epochs"], 1),
             "recovery (s)": _mean(group["recovery seconds"], 0),
+            "recovery area (%)": _mean(group["recovery area"], 1),
             "recovered": f"{int(group['recovered'].sum())} of {len(group)}",
             "selection (s)": _mean(group["selection seconds"], 1),
         })
@@ -259,11 +261,14 @@ def of_kind(records: Sequence[Record], kind: type) -> list[Record]:
 
 def _row(record: Record, dense: dict) -> dict:
     result, spec = record.result, record.spec
+    if abs(result["recovery"]["goal"] + WITHIN - dense["validation"]) > 1e-9:
+        raise StoreError(f"{describe(spec)} pruned another dense network than the one on record: "
+                         "run both again with force, so that every comparison is paired")
     last = result["history"][-1] if result["history"] else result["damage"]
     layers = result["damage"]["topological"].values()
     return {
         "method": NAMES[spec.method], "ratio": spec.ratio, "seed": spec.seed,
-        "test": 100 * last["test"], "validation": 100 * last["validation"],
+        "test": 100 * last["test"],
         "damaged": 100 * result["damage"]["test"], "dense test": 100 * dense["test"],
         "parameters": result["cost"]["parameters"] / dense["cost"]["parameters"],
         "flops": result["cost"]["flops"] / dense["cost"]["flops"],
@@ -276,7 +281,6 @@ def _row(record: Record, dense: dict) -> dict:
         "recovery area": 100 * result["recovery"]["area"],
         "selection seconds": result["selection_seconds"],
         "topological distance": float(np.mean([sum(layer.values()) for layer in layers])),
-        "least live": min(result["live"]),
     }
 
 

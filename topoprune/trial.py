@@ -162,7 +162,11 @@ def run(spec: Dense | Trial | Portrait, device: str | None = None) -> Record:
     started = time.perf_counter()
     device = device or default_device()
     data = datasets.load(_dense_of(spec).dataset, device)
-    result = {Dense: _run_dense, Trial: _run_trial, Portrait: _run_portrait}[type(spec)](spec, data)
+    if isinstance(spec, Dense):
+        result = _run_dense(spec, data)
+    else:
+        with store.locked(_folder(spec)):  # no other process writes the same checkpoints
+            result = (_run_trial if isinstance(spec, Trial) else _run_portrait)(spec, data)
     return Record(spec, result, provenance(device, time.perf_counter() - started))
 
 
@@ -295,7 +299,7 @@ def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
     model.to(data.train.labels.device)
     source = {"architecture": dense.architecture, "classes": data.classes, "width": dense.width}
     checkpoint = _folder(dense) / "dense.safetensors"
-    with store.locked(checkpoint):  # of several that need it, one trains
+    with store.locked(checkpoint.parent):  # of several that need it, one trains
         history = train(model, data, dense.recipe, dense.seed, checkpoint, spec_key(dense), source)
     return model, [asdict(epoch) for epoch in history]
 

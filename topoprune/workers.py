@@ -40,7 +40,10 @@ def on_processes(count: int, name: str, wanted: list, device: str | None = None,
             except RunError as error:
                 if not (left and isinstance(error.__cause__, BrokenExecutor)):
                     raise
-        force = False  # what was made by now is not made again
+            except BaseException:  # the keyboard, a full disk: what has not begun does not begin
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        force = False  # the old records are gone, what was made by now is not made again
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -92,5 +95,8 @@ def _visible_devices() -> list[str]:
 
 def _single_thread() -> None:
     import torch
+    from threadpoolctl import threadpool_limits
 
+    os.environ["OMP_NUM_THREADS"] = "1"  # `persistence.in_threads` heeds it
     torch.set_num_threads(1)
+    threadpool_limits(1)
