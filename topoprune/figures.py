@@ -76,7 +76,7 @@ def recovery_curves(records: Sequence[Record]) -> Figure:
     grid = sns.relplot(frame, x="epoch", y="test accuracy (%)", hue="method", style="method",
                        col="ratio", kind="line", errorbar="se", markers=MARKERS, dashes=False,
                        palette=COLOURS, hue_order=_present(frame), style_order=_present(frame),
-                       height=3.2, aspect=0.9, col_wrap=min(4, frame["ratio"].nunique()),
+                       height=3.2, aspect=1.1, col_wrap=min(2, frame["ratio"].nunique()),
                        facet_kws={"sharey": False})
     grid.set_titles("ratio {col_name:g}")
     return _closed(grid.figure)
@@ -127,9 +127,11 @@ def convergence(records: Sequence[Record]) -> Figure:
                       "best fitness (share of the first)": step["best"] / start}
                      for step in history]
     frame = pd.DataFrame(rows)
+    layers = sorted(frame["layer"].unique(), key=lambda name: (len(name), name))
     grid = sns.relplot(frame, x="generation", y="best fitness (share of the first)", hue="layer",
-                       col="ratio", kind="line", errorbar=None, palette="viridis", height=3.2,
-                       aspect=0.9, col_wrap=min(4, frame["ratio"].nunique()))
+                       hue_order=layers, col="ratio", kind="line", errorbar=None,
+                       palette="viridis", height=3.2, aspect=1.1,
+                       col_wrap=min(2, frame["ratio"].nunique()))
     grid.set_titles("ratio {col_name}")
     return _closed(grid.figure)
 
@@ -156,7 +158,8 @@ def filters_in_the_plane(portrait: Record) -> Figure:
     kept = portrait.result["kept"]
     figure, panels = plt.subplots(1, len(kept), figsize=(2.6 * len(kept), 2.9), sharex=True,
                                   sharey=True, squeeze=False)
-    for axes, (method, chosen) in zip(panels[0], kept.items(), strict=True):
+    for axes, method in zip(panels[0], portrait.spec.methods, strict=True):
+        chosen = kept[method]
         removed = np.setdiff1d(np.arange(len(plane)), chosen)
         axes.scatter(*plane[removed].T, s=14, facecolors="none", edgecolors="grey",
                      label="removed")

@@ -170,7 +170,7 @@ def difference_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def shared_choices(portrait: Record) -> pd.DataFrame:
     """Share of kept filters (%) that two methods have in common in the portrait's layer."""
-    kept = {NAMES[m]: set(chosen) for m, chosen in portrait.result["kept"].items()}
+    kept = {NAMES[m]: set(portrait.result["kept"][m]) for m in portrait.spec.methods}
     table = pd.DataFrame({a: {b: 100 * len(kept[a] & kept[b]) / len(kept[a]) for b in kept}
                           for a in kept}).round(0).astype(int)
     return table.reset_index(names="method")
@@ -197,7 +197,9 @@ def benchmark(path: Path = BENCHMARK) -> dict:
 
 def bench_evaluations(measured: dict) -> pd.DataFrame:
     """The reference beside the fast ways."""
-    return pd.DataFrame(measured["evaluations"]).rename(columns={"ms": "ms an evaluation"})
+    table = pd.DataFrame(measured["evaluations"]).rename(columns={"ms": "ms an evaluation"})
+    difference = "largest relative difference"
+    return table.assign(**{difference: table[difference].map("{:.1e}".format)})
 
 
 def bench_engines(measured: dict) -> pd.DataFrame:
@@ -299,4 +301,6 @@ def _mean(values: pd.Series, digits: int) -> str:
 def _cell(value) -> str:
     if not isinstance(value, float):
         return str(value)
+    if np.isnan(value):
+        return ""
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
