@@ -11,6 +11,9 @@ install_import_hook("topoprune", "beartype.beartype")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from topoprune import study  # noqa: E402
+from topoprune.training import Recipe  # noqa: E402
+
 torch.set_num_threads(2)  # the same sums on every machine
 
 
@@ -22,3 +25,18 @@ def own_folders(tmp_path_factory):
         patch.setenv("TOPOPRUNE_RESULTS", str(tmp_path_factory.mktemp("results")))
         patch.delenv("TOPOPRUNE_NO_RUN", raising=False)
         yield
+
+TINY = study.Profile(
+    dataset="digits", width=1 / 16, seeds=(0, 1), ratios=(0.5,),
+    dense=Recipe(epochs=2, batch=128, peak_rate=0.1), recovery=Recipe(epochs=2, batch=128),
+    layer="features.24", methods=("l1", "topological"),
+    search={"population": 8, "generations": 2, "elites": 2})
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """A test's own records and checkpoints, and the profile "tiny"."""
+    monkeypatch.setitem(study.PROFILES, "tiny", TINY)
+    monkeypatch.setenv("TOPOPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tmp_path / "results"))
+    return tmp_path

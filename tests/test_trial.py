@@ -5,26 +5,12 @@ import json
 
 import pytest
 import torch
+from conftest import TINY
 
 from topoprune import figures, study, tables, training, trial
 from topoprune.__main__ import main
 from topoprune.store import Store, StoreError
-from topoprune.training import Recipe
 from topoprune.trial import Dense, Portrait, Record, Trial, recovery, run, spec_key
-
-TINY = study.Profile(
-    dataset="digits", width=1 / 16, seeds=(0, 1), ratios=(0.5,),
-    dense=Recipe(epochs=2, batch=128, peak_rate=0.1), recovery=Recipe(epochs=2, batch=128),
-    layer="features.24", methods=("l1", "topological"),
-    search={"population": 8, "generations": 2, "elites": 2})
-
-
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    monkeypatch.setitem(study.PROFILES, "tiny", TINY)
-    monkeypatch.setenv("TOPOPRUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tmp_path / "results"))
-    return tmp_path
 
 
 @pytest.fixture(scope="module")

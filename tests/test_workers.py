@@ -11,20 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trial import TINY, timeless
+from conftest import TINY
+from test_trial import timeless
 
 from topoprune import study, workers
 from topoprune.__main__ import main
 from topoprune.study import RunError
 from topoprune.trial import Trial
-
-
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    monkeypatch.setitem(study.PROFILES, "tiny", TINY)
-    monkeypatch.setenv("TOPOPRUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tmp_path / "results"))
-    return tmp_path
 
 
 @pytest.fixture(scope="module")

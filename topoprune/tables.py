@@ -96,7 +96,8 @@ def cost_table(records: Sequence[Record]) -> pd.DataFrame:
     table = 100 * trials(records).groupby("ratio")[columns].median()
     table.columns = ["parameters (%)", "FLOPs (%)", "latency, batch 1 (%)", "time, batch 256 (%)",
                      "training epoch (%)"]
-    return table.round(1).reset_index()
+    table.index = table.index.map("{:g}".format)
+    return table.round(1).reset_index(names="ratio")
 
 
 def damage_table(records: Sequence[Record]) -> pd.DataFrame:
