@@ -26,6 +26,7 @@ def own_folders(tmp_path_factory):
         patch.delenv("TOPOPRUNE_NO_RUN", raising=False)
         yield
 
+
 TINY = study.Profile(
     dataset="digits", width=1 / 16, seeds=(0, 1), ratios=(0.5,),
     dense=Recipe(epochs=2, batch=128, peak_rate=0.1), recovery=Recipe(epochs=2, batch=128),
