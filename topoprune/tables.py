@@ -235,6 +235,7 @@ def bench_numbers(measured: dict) -> dict:
         "ratio_h1": fast["H0 + H1"]["times giotto-tda"],
         "difference": max(row["largest relative difference"] for row in tight),
         "filters": total["H0"]["n"],
+        "wide": measured["wide"][0]["n"],
         "seconds_h0": total["H0"]["seconds"],
         "seconds_h1": total["H0 + H1"]["seconds"],
         "processor": measured["machine"]["processor"],
