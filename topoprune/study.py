@@ -52,7 +52,7 @@ PROFILES = {
         layer="features.24", search={"population": 64, "generations": 60}),
     "study": Profile(
         dataset="cifar10", width=1.0, seeds=(0, 1, 2), ratios=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
-        dense=Recipe(epochs=20), recovery=Recipe(epochs=5, peak_rate=0.05),
+        dense=Recipe(epochs=20, peak_rate=0.4), recovery=Recipe(epochs=5, peak_rate=0.05),
         layer="features.24", search={"population": 64, "generations": 60}),
 }
 

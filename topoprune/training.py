@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
@@ -160,7 +160,8 @@ def _epoch(model, optimizer, data: Data, recipe: Recipe, seed: int, epoch: int) 
     model.train()
     with torch.random.fork_rng(devices=[]):  # dropout in networks that are not ours
         torch.manual_seed((seed << 20) + epoch)
-        for step, (images, labels) in enumerate(_augmented(data, recipe, random)):
+        mirrored = _mirrored(data, seed, epoch).to(device)
+        for step, (images, labels) in enumerate(_augmented(data, recipe, random, mirrored)):
             rate = recipe.rate((epoch * steps + step) / (recipe.epochs * steps))
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -174,17 +175,26 @@ def _epoch(model, optimizer, data: Data, recipe: Recipe, seed: int, epoch: int) 
     return total.item() / steps
 
 
-def _augmented(data: Data, recipe: Recipe, random: torch.Generator) -> Iterator:
+def _mirrored(data: Data, seed: int, epoch: int) -> Bool[Tensor, " n"]:
+    """Which training images this epoch mirrors: a random half, then the other half, in turn.
+
+    Two epochs so show every image both ways (Jordan, "94% on CIFAR-10 in 3.29 seconds", 2024).
+    """
+    first = torch.rand(len(data.train), generator=torch.Generator().manual_seed(seed)) < 0.5
+    return (first ^ bool(epoch % 2)) & data.flips
+
+
+def _augmented(data: Data, recipe: Recipe, random: torch.Generator,
+               mirrored: Bool[Tensor, " n"]) -> Iterator:
     """Shuffled batches of shifted and mirrored images, cut on the device."""
     device = data.train.labels.device
     n = len(data.train) // recipe.batch * recipe.batch
     order = torch.randperm(len(data.train), generator=random)[:n].to(device)
     shifts = torch.randint(0, 2 * recipe.shift + 1, (n, 2), generator=random).to(device)
-    mirrored = (torch.rand(n, generator=random) < 0.5 * data.flips).to(device)
     padded = _padded(data.train.images, recipe.shift)
     for part in range(0, n, recipe.batch):
         rows = slice(part, part + recipe.batch)
-        images = _crop(padded, order[rows], shifts[rows], mirrored[rows])
+        images = _crop(padded, order[rows], shifts[rows], mirrored[order[rows]])
         yield images, data.train.labels[order[rows]]
 
 
