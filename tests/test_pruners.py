@@ -8,8 +8,9 @@ from torch import nn
 import topoprune
 from topoprune import genetic, topology
 from topoprune.models import build
-from topoprune.pruners import METHODS, points
-from topoprune.surgery import couplings
+from topoprune.pruners import points
+from topoprune.study import LAYERWISE
+from topoprune.surgery import couplings, flops, remove
 
 EXAMPLE = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 RATIO = 0.6
@@ -61,8 +62,8 @@ def test_stand_ins_choose_what_nni_chooses_on_the_network(model, method, pruner)
         assert chosen == mask.nonzero().flatten().tolist()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_keeps_the_same_number(model, method):
+@pytest.mark.parametrize("method", LAYERWISE)
+def test_every_layerwise_method_keeps_the_same_number(model, method):
     options = {"population": 8, "generations": 1, "elites": 2} if method == "topological" else {}
     for ratio in (0.0, 0.3, 0.95):
         kept = topoprune.select(model, EXAMPLE, method, ratio, **options)
@@ -70,6 +71,81 @@ def test_every_method_keeps_the_same_number(model, method):
             chosen = kept[group.layers[0]]
             assert chosen == sorted(set(chosen))
             assert len(chosen) == group.filters - int(group.filters * ratio) >= 1
+
+
+@pytest.mark.parametrize("method", LAYERWISE)
+def test_kept_filters_come_in_multiples(model, method):
+    options = {"population": 8, "generations": 1, "elites": 2} if method == "topological" else {}
+    kept = topoprune.select(model, EXAMPLE, method, RATIO, round_to=8, **options)
+    plain = topoprune.select(model, EXAMPLE, "l1", RATIO)
+    for layer, chosen in kept.items():
+        assert len(chosen) % 8 == 0 and 0 <= len(chosen) - len(plain[layer]) < 8
+    with pytest.raises(ValueError, match="round_to must be at least 1"):
+        topoprune.select(model, EXAMPLE, "l1", RATIO, round_to=0)
+
+
+def test_a_layer_narrower_than_the_multiple_stays_whole(model):
+    kept = topoprune.select(model, EXAMPLE, "l1", RATIO, round_to=32)
+    assert [len(chosen) for chosen in kept.values()] == [8, 8, 16, 16] + [32] * 9
+
+
+@pytest.mark.parametrize("method", ["magnitude", "taylor"])
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.6])
+def test_criteria_over_the_architecture_match_the_flops(model, method, ratio):
+    kept = topoprune.select(model, EXAMPLE, method, ratio)
+    layerwise = topoprune.select(model, EXAMPLE, "l1", ratio)
+    spent, goal = (flops(remove(model, EXAMPLE, choice), EXAMPLE) for choice in (kept, layerwise))
+    assert spent == pytest.approx(goal, rel=0.02)
+    assert all(kept.values())
+
+
+def test_global_magnitude_is_one_threshold_on_its_scores(model):
+    """The scores of Torch-Pruning, cut at one level: what stays is above, what goes below."""
+    import torch_pruning as tp
+
+    from topoprune.surgery import importances
+
+    groups = couplings(model, EXAMPLE)
+    kept = topoprune.select(model, EXAMPLE, "magnitude", 0.3)
+    scores = importances(model, EXAMPLE, groups, tp.importance.GroupMagnitudeImportance())
+    stays, goes = [], []
+    for group, score in zip(groups, scores, strict=True):
+        mask = torch.zeros(group.choices, dtype=torch.bool)
+        mask[kept[group.layers[0]]] = True
+        stays += score[mask].tolist() if mask.sum() > 1 else []
+        goes += score[~mask].tolist()
+    assert min(stays) >= max(goes)
+
+
+def test_taylor_scores_are_weight_times_gradient(model):
+    """The last convolution, by hand: |w g| of its filters, of its norm and of the next layer."""
+    import copy
+
+    import torch_pruning as tp
+
+    from topoprune.surgery import importances
+
+    judged = copy.deepcopy(model)
+    labels = torch.arange(8)
+    nn.functional.cross_entropy(judged(EXAMPLE), labels).backward()
+    groups = couplings(judged, EXAMPLE)
+    criterion = tp.importance.GroupTaylorImportance(normalizer=None, multivariable=True)
+    score = importances(judged, EXAMPLE, groups, criterion)[-1]
+    convolution, norm, linear = judged.features[-4], judged.features[-3], judged.classifier
+    parts = [(convolution.weight * convolution.weight.grad).flatten(1).sum(1).abs(),
+             (norm.weight * norm.weight.grad).abs(),
+             (linear.weight * linear.weight.grad).sum(0).abs()]
+    expected = torch.stack(parts).mean(0)
+    torch.testing.assert_close(score, expected, rtol=1e-3, atol=1e-8)
+
+
+def test_taylor_takes_labels_and_leaves_the_network_alone(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    own = topoprune.select(model, EXAMPLE, "taylor", RATIO)
+    other = topoprune.select(model, EXAMPLE, "taylor", RATIO, labels=torch.arange(8))
+    assert own != other
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("method", ["random", "topological"])

@@ -21,8 +21,12 @@ def made(tmp_path_factory):
         patch.setitem(study.PROFILES, "tiny", TINY)
         patch.setenv("TOPOPRUNE_CACHE", str(folder / "cache"))
         patch.setenv("TOPOPRUNE_RESULTS", str(folder))
-        records = study.records("tiny")
-        yield folder, records
+        yield folder, by_kind(study.records("tiny"))
+
+
+def by_kind(records: list[Record]) -> list[Record]:
+    """Dense networks, trials, portrait."""
+    return sorted(records, key=lambda record: [Dense, Trial, Portrait].index(type(record.spec)))
 
 
 def timeless(record: Record) -> dict:
@@ -60,7 +64,7 @@ def test_records_come_back_as_they_were(made):
 def test_a_finished_trial_is_not_run_again(made, monkeypatch):
     _, records = made
     monkeypatch.setattr(study, "run", None)
-    assert study.records("tiny") == records
+    assert by_kind(study.records("tiny")) == records
 
 
 def test_the_same_seed_gives_the_same_record_and_force_runs_again(made, monkeypatch):
@@ -92,10 +96,33 @@ def test_an_interrupted_trial_continues_from_its_last_epoch(made, folders, monke
     assert not list((folders / "cache" / "runs").glob("trial-*/*"))
 
 
-def test_a_missing_record_is_not_run_where_that_is_forbidden(folders, monkeypatch):
+def test_what_lacks_is_not_run_where_that_is_forbidden(made, folders, monkeypatch):
     monkeypatch.setenv("TOPOPRUNE_NO_RUN", "1")
-    with pytest.raises(StoreError, match="lacks 7 of 7 records .*topoprune run --profile tiny"):
+    with pytest.raises(StoreError, match="has none of 7 records .*topoprune run --profile tiny"):
         study.records("tiny")
+    some = [made[1][0], made[1][2]]
+    for record in some:
+        study.records_store("tiny").append(record.to_json())
+    assert study.records("tiny") == some
+    table = tables.coverage("tiny", some).set_index("method")
+    assert table["0.5"].to_dict() == {"L1": "1 of 2", "topological": "0 of 2"}
+
+
+def test_one_process_finishes_a_comparison_before_the_next_dense_network():
+    order = study.specs("study", [0, 1])
+    first = order.index(study.dense_specs("study", [1])[0])
+    assert order[0] == study.dense_specs("study", [0])[0]
+    assert {(t.method, t.ratio) for t in order[1:first]} == {
+        (study.VARIANTS[name][0], ratio) for name in study.METHODS for ratio in (0.5, 0.8, 0.9)}
+    assert len(order) == 2 + 2 * 9 * 6 + 1 == len({spec_key(spec) for spec in order})
+
+
+def test_a_variant_keeps_its_name_whatever_its_budget():
+    for name, (method, options) in study.VARIANTS.items():
+        spec = Trial(study.dense_specs("quick")[0], method, 0.5, 0, TINY.recovery, options)
+        assert study.variant(spec) == name
+        larger = dataclasses.replace(spec, options={**options, "population": 8})
+        assert study.variant(larger) == name
 
 
 def test_status_counts_and_estimates(made, folders, monkeypatch):
@@ -184,6 +211,23 @@ def test_tables_hold_the_records_numbers(made):
         assert len(made_table)
 
 
+def test_simple_measures_of_a_removal_by_hand(made):
+    from topoprune.data import load
+
+    record = made[1][2]
+    model = trial.trained(record.spec.dense, load("digits"))
+    for layer, shares in record.result["damage"]["plain"].items():
+        rows = dict(model.named_modules())[layer].weight.detach().flatten(1).double()
+        few = rows[record.result["kept"][layer]]
+        assert shares["norm"] == pytest.approx(
+            1 - float((few ** 2).sum() / (rows ** 2).sum()), abs=1e-5)
+        ranks = []
+        for part in (few, rows):
+            p = torch.linalg.svdvals(part) / torch.linalg.svdvals(part).sum()
+            ranks.append(torch.exp(-(p * p.log()).sum()))
+        assert shares["rank"] == pytest.approx(float(1 - ranks[0] / ranks[1]), abs=1e-5)
+
+
 def test_a_trial_of_another_dense_network_is_refused(made):
     records = list(made[1])
     other = json.loads(json.dumps(records[0].result)) | {"validation": 0.123}
@@ -209,7 +253,7 @@ def test_the_command_line_runs_and_reports(made, folders, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["run", "--profile", "huge"], "unknown profile 'huge': choose from quick, pilot, study"),
+    (["run", "--profile", "huge"], "unknown profile 'huge': choose from quick, quick-ablation, pilot"),
     (["prune", "nonsense"], "neither a .safetensors file nor a torchvision model"),
     (["prune", "missing.safetensors"], "missing.safetensors does not exist"),
     (["prune", "resnet18", "--weights", "none", "--ratio", "1"], "ratio must lie in [0, 1)"),

@@ -4,6 +4,7 @@ Every function returns a matplotlib figure. A shade or bar is the standard error
 one seed there is none.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -15,8 +16,8 @@ from matplotlib.figure import Figure
 from topoprune.tables import NAMES, differences, of_kind, recovery_frame, trials
 from topoprune.trial import Dense, Record, Trial
 
-COLOURS = dict(zip(NAMES.values(), sns.color_palette("colorblind"), strict=False))
-MARKERS = dict(zip(NAMES.values(), "osD^P", strict=True))
+COLOURS = dict(zip(NAMES.values(), itertools.cycle(sns.color_palette("colorblind"))))
+MARKERS = dict(zip(NAMES.values(), itertools.cycle("osD^PXv<>p*hH")))
 
 
 def style() -> None:
@@ -105,7 +106,8 @@ def difference_plot(records: Sequence[Record], margin: float = 0.5) -> Figure:
     axes.axhline(0, color="grey", linewidth=0.8)
     ratios = sorted(frame["ratio"].unique())
     for shift, (rival, group) in enumerate(frame.groupby("rival")):
-        x = [ratios.index(ratio) + 0.12 * (shift - 1.5) for ratio in group["ratio"]]
+        aside = 0.8 * ((shift + 0.5) / frame["rival"].nunique() - 0.5)
+        x = [ratios.index(ratio) + aside for ratio in group["ratio"]]
         bars = np.nan_to_num([group["difference"] - group["low"],
                               group["high"] - group["difference"]])
         axes.errorbar(x, group["difference"], yerr=bars, fmt=MARKERS[rival], capsize=3,

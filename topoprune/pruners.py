@@ -3,22 +3,36 @@
 A method sees each coupling (one convolution, or layers that must shrink together) as a cloud of
 points: one row for each filter, the weights of all coupled layers side by side. L1, L2 (Li et al.,
 ICLR 2017) and FPGM (He et al., CVPR 2019) are NNI's own pruners; the topological method searches
-the subset whose persistence diagrams stay closest to the whole layer's.
+the subset whose persistence diagrams stay closest to the whole layer's. Beside them stand two
+criteria over the whole architecture, from Torch-Pruning.
 """
 
+import copy
 import inspect
+import math
 import time
-from collections.abc import Callable
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torch_pruning as tp
 from jaxtyping import Float
 from torch import nn
 
-from topoprune.surgery import Coupling, Kept, couplings, folded_norm
+from topoprune.surgery import (
+    Coupling,
+    Kept,
+    couplings,
+    flops,
+    folded_norm,
+    importances,
+    remove,
+)
 
 ACTIVATION_SIDE = 4
 """Activations are averaged to at most this many rows and columns for each image."""
@@ -40,18 +54,22 @@ class Selection:
 
 
 def select(model: nn.Module, example_inputs: torch.Tensor, method: str = "topological",
-           ratio: float = 0.5, seed: int = 0, **options) -> Kept:
-    """The filters to keep, judged within each layer.
+           ratio: float = 0.5, seed: int = 0, round_to: int = 1, **options) -> Kept:
+    """The filters to keep of each layer.
 
     Args:
         model: any network with `nn.Conv2d` layers; it is untouched.
         example_inputs: a batch that the network accepts, on its device; the calibration batch where
             `space="activations"`.
-        method: "random", "l1", "l2", "fpgm" or "topological".
+        method: "random", "l1", "l2", "fpgm", "topological", or a criterion over the whole
+            architecture at the same FLOPs, "magnitude" or "taylor".
         ratio: share of the filters to remove from every layer, in [0, 1); `int(n * ratio)` of n
-            filters go, as in NNI.
+            filters go, as in NNI. The criteria over the whole architecture remove as many FLOPs.
         seed: of the random and the topological method.
-        **options: of the topological method, see `topological`.
+        round_to: layer-wise methods keep a number of filters rounded up to a multiple of this,
+            where the layer has as many: hardware is fast at multiples of 8. The criteria over the
+            whole architecture follow in FLOPs alone.
+        **options: of the method, see `topological`, `magnitude` and `taylor`.
 
     Returns:
         Layer name -> sorted indices of its kept filters, for every layer that loses filters.
@@ -60,21 +78,25 @@ def select(model: nn.Module, example_inputs: torch.Tensor, method: str = "topolo
         ValueError: unknown method or option, a ratio outside [0, 1), a network without
             convolutions, weights that are not finite.
     """
-    return selection(model, example_inputs, method, ratio, seed, **options).kept
+    return selection(model, example_inputs, method, ratio, seed, round_to, **options).kept
 
 
 def selection(model: nn.Module, example_inputs: torch.Tensor, method: str = "topological",
-              ratio: float = 0.5, seed: int = 0, **options) -> Selection:
+              ratio: float = 0.5, seed: int = 0, round_to: int = 1, **options) -> Selection:
     """As `select`, with the time and the course of the search."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
     if not 0 <= ratio < 1:
         raise ValueError(f"ratio must lie in [0, 1), got {ratio}: every layer keeps at least one "
                          "filter")
+    if round_to < 1:
+        raise ValueError(f"round_to must be at least 1, got {round_to}: kept filters come in "
+                         "multiples of it")
     _check_options(method, options)
     groups = couplings(model, example_inputs)
+    remaining = [_remaining(group.choices, ratio, round_to) for group in groups]
     started = time.perf_counter()
-    chosen, searches = METHODS[method](model, example_inputs, groups, ratio, seed, **options)
+    chosen, searches = METHODS[method](model, example_inputs, groups, remaining, seed, **options)
     # A search that was continued took the seconds of its earlier sittings too.
     searched = sum(step["seconds"] for steps in searches.values() for step in steps)
     seconds = max(time.perf_counter() - started, searched)
@@ -114,9 +136,9 @@ def points(model: nn.Module, example_inputs: torch.Tensor, groups: list[Coupling
     return clouds
 
 
-def topological(model, example_inputs, groups: list[Coupling], ratio: float, seed: int, *,
+def topological(model, example_inputs, groups: list[Coupling], remaining: list[int], seed: int, *,
                 space: str = "weights", metric: str = "euclidean", pointed: bool = False,
-                dimensions: tuple[int, ...] = (0, 1), distance: str = "wasserstein",
+                dimensions: Sequence[int] = (0, 1), distance: str = "wasserstein",
                 search: str = "genetic", engine: str = "fast", device: str | None = None,
                 checkpoints: Path | None = None, **budget):
     """Search, layer by layer, the subset whose persistence diagrams are closest to the layer's.
@@ -140,22 +162,77 @@ def topological(model, example_inputs, groups: list[Coupling], ratio: float, see
     settings = genetic.Search(**budget)
     chosen, histories = [], {}
     clouds = points(model, example_inputs, groups, space)
-    for index, (group, cloud) in enumerate(zip(groups, clouds, strict=True)):
+    for index, (group, cloud, kept) in enumerate(zip(groups, clouds, remaining, strict=True)):
         delta = topology.distance_matrix(cloud, metric, pointed)
         fitness = topology.Fitness(delta, tuple(dimensions), distance, pointed, engine, device)
         result = genetic.SEARCHES[search](
-            group.choices, _remaining(group, ratio), fitness, settings, seed=seed * 1000 + index,
+            group.choices, kept, fitness, settings, seed=seed * 1000 + index,
             checkpoint=checkpoints / f"search-{index}.json" if checkpoints else None, delta=delta)
         chosen.append(result.kept.tolist())
         histories[group.layers[0]] = result.history
     return chosen, histories
 
 
-def _random(model, example_inputs, groups: list[Coupling], ratio: float, seed: int):
+def magnitude(model, example_inputs, groups: list[Coupling], remaining: list[int], seed: int):
+    """L2 norms of coupled filters, each layer's divided by its mean, over the whole architecture.
+
+    Torch-Pruning's `GroupMagnitudeImportance` with its defaults (Fang et al., 2023).
+    """
+    importance = tp.importance.GroupMagnitudeImportance()
+    return _matched(model, example_inputs, groups, remaining,
+                    importances(model, example_inputs, groups, importance)), {}
+
+
+def taylor(model, example_inputs, groups: list[Coupling], remaining: list[int], seed: int, *,
+           labels: torch.Tensor | None = None):
+    """First-order Taylor expansion of the loss, over the whole architecture.
+
+    Torch-Pruning's `GroupTaylorImportance`: |sum of weight times gradient| of a filter and of what
+    depends on it. There is no normaliser, the values are comparable between layers (Molchanov et
+    al., CVPR 2019).
+
+    Args:
+        labels: (b,) classes of the example inputs; by default what the network itself answers.
+    """
+    judged = copy.deepcopy(model).eval()
+    logits = judged(example_inputs)
+    labels = logits.argmax(1) if labels is None else labels
+    F.cross_entropy(logits, labels).backward()
+    importance = tp.importance.GroupTaylorImportance(normalizer=None, multivariable=True)
+    return _matched(model, example_inputs, groups, remaining,
+                    importances(judged, example_inputs, groups, importance)), {}
+
+
+def _matched(model, example_inputs, groups: list[Coupling], remaining: list[int],
+             scores: list[Float[torch.Tensor, " _"]]) -> list[list[int]]:
+    """The least important filters removed, wherever they are, until the FLOPs are those of `remaining`.
+
+    Every layer keeps its most important filter.
+    """
+    ranked = [score.argsort(descending=True).tolist() for score in scores]
+    order = sorted((score[i].item(), layer, i) for layer, score in enumerate(scores)
+                   for i in ranked[layer][1:])
+
+    def kept(removals: int) -> list[list[int]]:
+        removed = Counter(layer for _, layer, _ in order[:removals])
+        return [sorted(best[:len(best) - removed[layer]]) for layer, best in enumerate(ranked)]
+
+    def remaining_flops(chosen: list[list[int]]) -> int:
+        named = {group.layers[0]: group.channels(choice)
+                 for group, choice in zip(groups, chosen, strict=True)}
+        return flops(remove(outline, shape, named), shape)
+
+    outline, shape = copy.deepcopy(model).to("meta"), example_inputs[:2].to("meta")
+    goal = remaining_flops([list(range(count)) for count in remaining])
+    enough = bisect_left(range(len(order)), -goal, key=lambda m: -remaining_flops(kept(m)))
+    near = [kept(m) for m in (max(enough - 1, 0), enough)]
+    return min(near, key=lambda chosen: abs(remaining_flops(chosen) - goal))
+
+
+def _random(model, example_inputs, groups: list[Coupling], remaining: list[int], seed: int):
     generator = np.random.default_rng(seed)
-    chosen = [generator.permutation(group.choices)[:_remaining(group, ratio)].tolist()
-              for group in groups]
-    return chosen, {}
+    return [generator.permutation(group.choices)[:kept].tolist()
+            for group, kept in zip(groups, remaining, strict=True)], {}
 
 
 def _nni(pruner: str):
@@ -165,7 +242,7 @@ def _nni(pruner: str):
     filters, so the choice is the one that NNI makes on the network itself.
     """
 
-    def choose(model, example_inputs, groups: list[Coupling], ratio: float, seed: int):
+    def choose(model, example_inputs, groups: list[Coupling], remaining: list[int], seed: int):
         from nni.compression import pruning
 
         clouds = [torch.from_numpy(cloud) for cloud in points(model, example_inputs, groups)]
@@ -173,14 +250,20 @@ def _nni(pruner: str):
                                  for cloud in clouds)
         for standin, cloud in zip(standins, clouds, strict=True):
             standin.weight.data = cloud[:, :, None, None]
-        if ratio == 0:  # NNI refuses it
-            return [list(range(group.choices)) for group in groups], {}
-        made = getattr(pruning, pruner)(standins, [{"op_types": ["Conv2d"],
-                                                    "sparse_ratio": ratio}])
-        _, masks = made.compress()
-        made.unwrap_model()
-        return [masks[str(i)]["weight"].flatten(1).amax(1).nonzero().flatten().tolist()
-                for i in range(len(groups))], {}
+        # Half a filter more: NNI rounds down. A ratio of 0 it refuses.
+        ratios = {str(i): (len(cloud) - kept + 0.5) / len(cloud)
+                  for i, (cloud, kept) in enumerate(zip(clouds, remaining, strict=True))
+                  if kept < len(cloud)}
+        chosen = [list(range(len(cloud))) for cloud in clouds]
+        if ratios:
+            made = getattr(pruning, pruner)(standins, [
+                {"op_names": [name], "sparse_ratio": ratio} for name, ratio in ratios.items()])
+            _, masks = made.compress()
+            made.unwrap_model()
+            for name in ratios:
+                mask = masks[name]["weight"].flatten(1).amax(1)
+                chosen[int(name)] = mask.nonzero().flatten().tolist()
+        return chosen, {}
 
     return choose
 
@@ -191,6 +274,8 @@ METHODS: dict[str, Callable] = {
     "l2": _nni("L2NormPruner"),
     "fpgm": _nni("FPGMPruner"),
     "topological": topological,
+    "magnitude": magnitude,
+    "taylor": taylor,
 }
 
 
@@ -206,8 +291,9 @@ def _check_options(method: str, options: dict) -> None:
                          f"{', '.join(sorted(known)) or 'none'}")
 
 
-def _remaining(group: Coupling, ratio: float) -> int:
-    return group.choices - int(group.choices * ratio)
+def _remaining(filters: int, ratio: float, round_to: int) -> int:
+    kept = filters - int(filters * ratio)
+    return min(filters, math.ceil(kept / round_to) * round_to)
 
 
 def _weights(model: nn.Module, example_inputs: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -3,17 +3,42 @@
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
 
 from tqdm import tqdm
 
+from topoprune.genetic import Search
 from topoprune.store import Store, StoreError
 from topoprune.training import Recipe
 from topoprune.trial import Dense, Portrait, Record, Trial, forget, run, spec_key
 
-METHODS = ("random", "l1", "l2", "fpgm", "topological")
+LAYERWISE = ("random", "l1", "l2", "fpgm", "topological")
+"""The plain methods that judge a filter within its layer."""
+
+VARIANTS: dict[str, tuple[str, dict]] = {
+    **{name: (name, {}) for name in LAYERWISE},
+    "activations": ("topological", {"space": "activations"}),
+    "pointed": ("topological", {"pointed": True}),
+    "magnitude": ("magnitude", {}),
+    "taylor": ("taylor", {}),
+    "folded": ("topological", {"space": "folded"}),
+    "h0": ("topological", {"dimensions": [0]}),
+    "cosine": ("topological", {"metric": "cosine"}),
+    "correlation": ("topological", {"metric": "correlation"}),
+    "bottleneck": ("topological", {"distance": "bottleneck"}),
+    "landscape": ("topological", {"distance": "landscape"}),
+    "betti": ("topological", {"distance": "betti"}),
+    "entropy": ("topological", {"distance": "entropy"}),
+    "random search": ("topological", {"search": "random"}),
+    "greedy": ("topological", {"search": "greedy"}),
+    "farthest": ("topological", {"search": "farthest"}),
+}
+"""What the study calls a method -> a method of `pruners.select` and its options."""
+
+METHODS = tuple(VARIANTS)[:9]
+ABLATIONS = ("topological", "activations", "pointed", *tuple(VARIANTS)[9:])
 
 
 @dataclass(frozen=True)
@@ -26,7 +51,10 @@ class Profile:
         ratios: pruning ratios.
         seeds: by default; a seed stands for one dense network and all its trials.
         layer: the convolution of the portrait.
+        first: the ratios that all seeds run before any other.
+        methods: names of `VARIANTS`.
         search: budget of the genetic algorithm.
+        ablation: the profile of the ablations that its book shows.
     """
 
     dataset: str
@@ -36,24 +64,32 @@ class Profile:
     ratios: tuple[float, ...]
     seeds: tuple[int, ...]
     layer: str
+    first: tuple[float, ...] = ()
     methods: tuple[str, ...] = METHODS
     search: dict = field(default_factory=dict)
+    ablation: str = ""
 
 
+_QUICK = Profile(
+    dataset="digits", width=0.125, seeds=(0, 1), ratios=(0.5, 0.9),
+    dense=Recipe(epochs=10, batch=128, peak_rate=0.2),
+    recovery=Recipe(epochs=3, batch=128, peak_rate=0.05),
+    layer="features.24", search={"population": 32, "generations": 15}, ablation="quick-ablation")
+_PILOT = Profile(
+    dataset="cifar10", width=0.25, seeds=(0,), ratios=(0.3, 0.5, 0.7, 0.9),
+    dense=Recipe(epochs=14), recovery=Recipe(epochs=5, peak_rate=0.05),
+    layer="features.24", search={"population": 64, "generations": 60}, ablation="pilot-ablation")
 PROFILES = {
-    "quick": Profile(
-        dataset="digits", width=0.125, seeds=(0, 1), ratios=(0.5, 0.9),
-        dense=Recipe(epochs=10, batch=128, peak_rate=0.2),
-        recovery=Recipe(epochs=3, batch=128, peak_rate=0.05),
-        layer="features.24", search={"population": 32, "generations": 15}),
-    "pilot": Profile(
-        dataset="cifar10", width=0.25, seeds=(0,), ratios=(0.3, 0.5, 0.7, 0.9),
-        dense=Recipe(epochs=14), recovery=Recipe(epochs=5, peak_rate=0.05),
-        layer="features.24", search={"population": 64, "generations": 60}),
+    "quick": _QUICK,
+    "quick-ablation": replace(_QUICK, ratios=(0.5,), methods=ABLATIONS),
+    "pilot": _PILOT,
+    "pilot-ablation": replace(_PILOT, ratios=(0.5,), methods=ABLATIONS),
     "study": Profile(
         dataset="cifar10", width=1.0, seeds=(0, 1, 2), ratios=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
-        dense=Recipe(epochs=20, peak_rate=0.4), recovery=Recipe(epochs=5, peak_rate=0.05),
-        layer="features.24", search={"population": 64, "generations": 60}),
+        first=(0.5, 0.8, 0.9), dense=Recipe(epochs=20, peak_rate=0.4),
+        recovery=Recipe(epochs=5, peak_rate=0.05),
+        layer="features.24", search={"population": 64, "generations": 60}, ablation="ablation"),
+    "ablation": replace(_PILOT, seeds=(0, 1, 2, 3, 4), ratios=(0.5,), methods=ABLATIONS),
 }
 
 
@@ -76,23 +112,38 @@ def dense_specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense]:
 
 def trial_specs(name: str, seeds: Iterable[int] | None = None,
                 methods: Iterable[str] | None = None) -> list[Trial]:
-    """The trials of a profile, all methods at one ratio before the next."""
+    """The trials of a profile: its first ratios for every seed, then the others."""
     p = profile(name)
-    return [Trial(dense, method, ratio, dense.seed, p.recovery,
-                  p.search if method == "topological" else {})
-            for dense in dense_specs(name, seeds) for ratio in p.ratios
-            for method in (methods or p.methods)]
+    others = tuple(ratio for ratio in p.ratios if ratio not in p.first)
+    return [_trial(p, dense, method, ratio)
+            for ratios in (p.first, others) for dense in dense_specs(name, seeds)
+            for ratio in ratios for method in (methods or p.methods)]
 
 
 def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 0.5) -> Portrait:
-    """One layer of the first dense network, as each method prunes it."""
+    """One layer of the first dense network, as each plain method prunes it."""
     p = profile(name)
-    return Portrait(dense_specs(name, seeds)[0], p.layer, ratio, p.methods, p.search)
+    methods = tuple(method for method in p.methods if method in LAYERWISE)
+    return Portrait(dense_specs(name, seeds)[0], p.layer, ratio, methods, p.search)
 
 
 def specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense | Trial | Portrait]:
-    """Everything that a profile's book needs."""
-    return [*dense_specs(name, seeds), *trial_specs(name, seeds), portrait_spec(name, seeds)]
+    """Everything of a profile in the order in which one process runs it.
+
+    Each dense network stands before the first trial that prunes it, so that a study which is cut
+    off has whole comparisons.
+    """
+    ordered: list[Dense | Trial | Portrait] = []
+    for trial in trial_specs(name, seeds):
+        ordered += [trial] if trial.dense in ordered else [trial.dense, trial]
+    return [*ordered, portrait_spec(name, seeds)]
+
+
+def variant(trial: Trial) -> str:
+    """What the study calls the method of a trial: its name in `VARIANTS`, where it has one."""
+    options = {name: value for name, value in trial.options.items() if name not in _BUDGET}
+    named = (name for name, known in VARIANTS.items() if known == (trial.method, options))
+    return next(named, f"{trial.method} {options}")
 
 
 def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
@@ -101,7 +152,8 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
     """The records of `wanted` (by default of the whole profile), run where the store lacks them.
 
     A finished record is stored at once, so an interrupted call loses no more than the current
-    epoch. With the environment variable `TOPOPRUNE_NO_RUN` a missing record is an error.
+    epoch. With the environment variable `TOPOPRUNE_NO_RUN` nothing is run: the records that are
+    there are returned, and `tables.coverage` says what lacks.
 
     Args:
         name: of the profile, whose records file is used.
@@ -113,7 +165,7 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
             the cache folder. Dense networks first; a run that fails keeps no other from its record.
 
     Raises:
-        StoreError: the records file is damaged, or a record is missing and must not be run.
+        StoreError: the records file is damaged, or has none of `wanted` and must not run them.
         ValueError, data.DataError: as `trial.run`.
         RunError: runs on the executor failed; the records of all others are stored.
     """
@@ -126,21 +178,20 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
     found = store.load()
     missing = [spec for spec in wanted if spec_key(spec) not in found]
     if missing and os.environ.get("TOPOPRUNE_NO_RUN"):
-        raise StoreError(f"{store.path} lacks {len(missing)} of {len(wanted)} records (first: "
-                         f"{describe(missing[0])}): run `python -m topoprune run --profile "
-                         f"{name}`, or unset TOPOPRUNE_NO_RUN")
-    # What is pruned is trained first: the trials share it.
-    waves = [[spec for spec in missing if isinstance(spec, Dense) is dense]
-             for dense in (True, False)]
+        if len(missing) == len(wanted):
+            raise StoreError(f"{store.path} has none of {len(wanted)} records (first: "
+                             f"{describe(missing[0])}): run `python -m topoprune run --profile "
+                             f"{name}`, or unset TOPOPRUNE_NO_RUN")
+        missing = []
     with tqdm(total=len(missing), desc=name, unit="run", disable=None) as progress:
-        for made in (made for wave in waves for made in _carried_out(wave, device, executor)):
+        for made in _carried_out(missing, device, executor):
             record = made.to_json()
             store.append(record)
             found[record["key"]] = record
             if not isinstance(made.spec, Dense):  # the dense network is needed again
                 forget(made.spec)
             progress.update()
-    return [Record.from_json(found[spec_key(spec)]) for spec in wanted]
+    return [Record.from_json(found[spec_key(spec)]) for spec in wanted if spec_key(spec) in found]
 
 
 class RunError(RuntimeError):
@@ -152,6 +203,13 @@ def _carried_out(todo: list, device: str | None, executor: Executor | None) -> I
     if executor is None:
         yield from (run(spec, device) for spec in todo)
         return
+    # What is pruned is trained first: the trials share it.
+    for dense in (True, False):
+        yield from _side_by_side([spec for spec in todo if isinstance(spec, Dense) is dense],
+                                 device, executor)
+
+
+def _side_by_side(todo: list, device: str | None, executor: Executor) -> Iterator[Record]:
     futures = {executor.submit(run, spec, device): spec for spec in todo}
     failed = []
     for future in as_completed(futures):
@@ -186,7 +244,7 @@ def status(name: str, seeds: Iterable[int] | None = None) -> dict:
 def describe(spec: Dense | Trial | Portrait) -> str:
     """One line for people."""
     if isinstance(spec, Trial):
-        return f"{spec.method} at ratio {spec.ratio}, seed {spec.seed}"
+        return f"{variant(spec)} at ratio {spec.ratio}, seed {spec.seed}"
     if isinstance(spec, Portrait):
         return f"portrait of {spec.layer} at ratio {spec.ratio}"
     return f"dense {spec.architecture} x{spec.width} on {spec.dataset}, seed {spec.seed}"
@@ -222,6 +280,15 @@ def check_parameters(names: dict) -> None:
                          "profile, device, seeds and force")
 
 
+_BUDGET = {setting.name for setting in fields(Search)}
+
+
+def _trial(p: Profile, dense: Dense, name: str, ratio: float) -> Trial:
+    method, options = VARIANTS[name]
+    budget = p.search if method == "topological" else {}
+    return Trial(dense, method, ratio, dense.seed, p.recovery, {**budget, **options})
+
+
 def _seeds(p: Profile, seeds: Iterable[int] | None) -> list[int]:
     given = p.seeds if seeds is None else seeds
     chosen = list(given) if isinstance(given, Iterable) else [given]
@@ -245,8 +312,8 @@ def _estimate(missing: list, found: list[dict]) -> float | None:
 
 
 def _label(record: dict) -> tuple:
-    return record["kind"], record["spec"].get("method")
+    return record["kind"], record["spec"].get("method"), record["spec"].get("ratio")
 
 
 def _label_of(spec) -> tuple:
-    return type(spec).__name__, getattr(spec, "method", None)
+    return type(spec).__name__, getattr(spec, "method", None), getattr(spec, "ratio", None)

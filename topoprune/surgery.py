@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch_pruning as tp
+from jaxtyping import Float
 from torch import nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
@@ -103,9 +104,7 @@ def remove(model: nn.Module, example_inputs: torch.Tensor, kept: Kept) -> nn.Mod
             continue
         removed = sorted(set(range(coupling.filters)) - set(chosen))
         if removed:
-            root = next(modules[layer] for layer in coupling.layers
-                        if isinstance(modules[layer], nn.Conv2d))
-            graph.get_pruning_group(root, tp.prune_conv_out_channels, removed).prune()
+            graph.get_pruning_group(_root(coupling, modules), tp.prune_conv_out_channels, removed).prune()
     return small
 
 
@@ -138,16 +137,42 @@ def cost(model: nn.Module, example_inputs: torch.Tensor, seconds: float = 0.2) -
     training = model.training
     model.eval()
     with torch.inference_mode():
-        counter = FlopCounterMode(display=False)
-        with counter:
-            model(example_inputs[:1])
         one = _median_seconds(model, example_inputs[:1], seconds)
         batch = one if len(example_inputs) == 1 else _median_seconds(model, example_inputs, seconds)
     model.train(training)
     return Cost(parameters=sum(p.numel() for p in model.parameters()),
-                flops=counter.get_total_flops() // 2,  # torch counts a multiply-add as two
+                flops=flops(model, example_inputs),
                 latency_ms=1e3 * one,
                 images_per_second=len(example_inputs) / batch)
+
+
+def flops(model: nn.Module, example_inputs: torch.Tensor) -> int:
+    """Multiply-adds of one input; on the "meta" device nothing is computed for it."""
+    training = model.training
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(example_inputs[:1])
+    model.train(training)
+    return counter.get_total_flops() // 2  # torch counts a multiply-add as two
+
+
+def importances(model: nn.Module, example_inputs: torch.Tensor, groups: list[Coupling],
+                importance) -> list[Float[torch.Tensor, " _"]]:
+    """What a criterion of Torch-Pruning says of each coupling's choices.
+
+    Args:
+        importance: as `tp.importance.GroupMagnitudeImportance()`; those that need gradients find
+            them on the parameters of `model`.
+    """
+    graph, names = _trace(model, example_inputs)
+    modules = {name: module for module, name in names.items()}
+    scores = []
+    for coupling in groups:
+        root = _root(coupling, modules)
+        every = list(range(coupling.filters))
+        score = importance(graph.get_pruning_group(root, tp.prune_conv_out_channels, every))
+        scores.append(score.detach().reshape(coupling.blocks, coupling.choices).sum(0).float())
+    return scores
 
 
 def folded_norm(model: nn.Module, example_inputs: torch.Tensor) -> dict[str, nn.Module]:
@@ -173,6 +198,11 @@ def _trace(model: nn.Module, example_inputs: torch.Tensor):
         for module in training:  # Torch-Pruning leaves the network in evaluation mode
             module.training = True
     return graph, names
+
+
+def _root(coupling: Coupling, modules: dict[str, nn.Module]) -> nn.Conv2d:
+    return next(modules[layer] for layer in coupling.layers
+                if isinstance(modules[layer], nn.Conv2d))
 
 
 def _blocks(group) -> int:

@@ -13,16 +13,40 @@ import pandas as pd
 from scipy import stats
 
 from topoprune.store import StoreError
-from topoprune.study import Profile, describe
-from topoprune.trial import WITHIN, Dense, Record, Trial
+from topoprune.study import LAYERWISE, Profile, describe, trial_specs, variant
+from topoprune.trial import WITHIN, Dense, Record, Trial, spec_key
 
-NAMES = {"random": "random", "l1": "L1", "l2": "L2", "fpgm": "FPGM", "topological": "topological"}
+NAMES = {
+    "random": "random", "l1": "L1", "l2": "L2", "fpgm": "FPGM", "topological": "topological",
+    "activations": "topological, activations", "pointed": "topological, pointed",
+    "magnitude": "global magnitude", "taylor": "global Taylor",
+    "folded": "BatchNorm folded in", "h0": "H0 alone", "cosine": "cosine",
+    "correlation": "correlation", "bottleneck": "bottleneck", "landscape": "landscape",
+    "betti": "Betti curve", "entropy": "entropy", "random search": "random search",
+    "greedy": "greedy", "farthest": "farthest point",
+}
+"""What the book calls the methods of `study.VARIANTS`."""
+
+LAYERWISE_NAMES = tuple(NAMES[name] for name in LAYERWISE)
 BENCHMARK = Path(__file__).parent.parent / "book" / "results" / "bench-fitness.json"
 
 
+def name_of(trial: Trial) -> str:
+    """What the book calls the method of a trial."""
+    return NAMES.get(variant(trial), variant(trial))
+
+
 def trials(records: Sequence[Record]) -> pd.DataFrame:
-    """One row for each trial; accuracies in percent, costs as shares of the dense network's."""
+    """One row for each trial; accuracies in percent, costs as shares of the dense network's.
+
+    Raises:
+        StoreError: the record of a trial's dense network is missing, or is of another network.
+    """
     dense = {record.spec: record.result for record in records if isinstance(record.spec, Dense)}
+    for record in of_kind(records, Trial):
+        if record.spec.dense not in dense:
+            raise StoreError(f"{describe(record.spec)} has no record of its dense network: add "
+                             "`study.dense_specs` to what is asked for")
     rows = [_row(record, dense[record.spec.dense]) for record in records
             if isinstance(record.spec, Trial)]
     return pd.DataFrame(rows)
@@ -34,7 +58,7 @@ def recovery_frame(records: Sequence[Record]) -> pd.DataFrame:
     for record in of_kind(records, Trial):
         curve = [(0, record.result["damage"]["test"])]
         curve += [(epoch["epoch"], epoch["test"]) for epoch in record.result["history"]]
-        rows += [{"method": NAMES[record.spec.method], "ratio": record.spec.ratio,
+        rows += [{"method": name_of(record.spec), "ratio": record.spec.ratio,
                   "seed": record.spec.seed, "epoch": epoch, "test accuracy (%)": 100 * value}
                  for epoch, value in curve]
     return pd.DataFrame(rows)
@@ -91,9 +115,14 @@ def method_table(records: Sequence[Record], columns: Sequence[str]) -> pd.DataFr
 
 
 def cost_table(records: Sequence[Record]) -> pd.DataFrame:
-    """What remains by ratio, in percent of the dense network: size, FLOPs and measured times."""
+    """What remains by ratio where every layer loses its share: size, FLOPs and measured times.
+
+    In percent of the dense network.
+    """
     columns = ["parameters", "flops", "latency", "batch time", "epoch time"]
-    table = 100 * trials(records).groupby("ratio")[columns].median()
+    frame = trials(records)
+    layerwise = frame[frame["method"].isin(LAYERWISE_NAMES)]
+    table = 100 * layerwise.groupby("ratio")[columns].median()
     table.columns = ["parameters (%)", "FLOPs (%)", "latency, batch 1 (%)", "time, batch 256 (%)",
                      "training epoch (%)"]
     table.index = table.index.map("{:g}".format)
@@ -109,7 +138,7 @@ def damage_table(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for record in of_kind(records, Trial):
         layers = record.result["damage"]["topological"].values()
-        rows.append({"ratio": f"{record.spec.ratio:g}", "method": NAMES[record.spec.method],
+        rows.append({"ratio": f"{record.spec.ratio:g}", "method": name_of(record.spec),
                      **{f"H{d}": float(np.mean([layer[d] for layer in layers]))
                         for d in next(iter(layers))},
                      "live channels, least (%)": 100 * min(record.result["live"])})
@@ -142,7 +171,7 @@ def differences(records: Sequence[Record]) -> pd.DataFrame:
     wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method", values="test")
     rows = []
     for rival in (name for name in NAMES.values() if name in wide and name != "topological"):
-        for ratio, pairs in (wide["topological"] - wide[rival]).groupby(level="ratio"):
+        for ratio, pairs in (wide["topological"] - wide[rival]).dropna().groupby(level="ratio"):
             low, high = t_interval(pairs.to_numpy())
             rows.append({"ratio": ratio, "rival": rival, "seeds": len(pairs),
                          "difference": pairs.mean(), "low": low, "high": high})
@@ -175,6 +204,19 @@ def shared_choices(portrait: Record) -> pd.DataFrame:
     table = pd.DataFrame({a: {b: 100 * len(kept[a] & kept[b]) / len(kept[a]) for b in kept}
                           for a in kept}).round(0).astype(int)
     return table.reset_index(names="method")
+
+
+def coverage(profile: str, records: Sequence[Record],
+             seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """How many seeds of the profile's grid are on record: one row a method, one column a ratio."""
+    done = {record.key for record in records}
+    frame = pd.DataFrame([{"method": name_of(spec), "ratio": f"{spec.ratio:g}",
+                           "done": spec_key(spec) in done}
+                          for spec in trial_specs(profile, seeds)])
+    counts = frame.groupby(["method", "ratio"], sort=False)["done"]
+    cells = counts.sum().astype(str) + " of " + counts.size().astype(str)
+    table = cells.unstack("ratio")
+    return table[sorted(table.columns, key=float)].reset_index()
 
 
 def how_it_was_run(records: Sequence[Record]) -> pd.DataFrame:
@@ -271,9 +313,10 @@ def _row(record: Record, dense: dict) -> dict:
     last = result["history"][-1] if result["history"] else result["damage"]
     layers = result["damage"]["topological"].values()
     return {
-        "method": NAMES[spec.method], "ratio": spec.ratio, "seed": spec.seed,
+        "method": name_of(spec), "ratio": spec.ratio, "seed": spec.seed,
         "test": 100 * last["test"],
         "damaged": 100 * result["damage"]["test"], "dense test": 100 * dense["test"],
+        "damage": 100 * (dense["validation"] - result["damage"]["validation"]),
         "parameters": result["cost"]["parameters"] / dense["cost"]["parameters"],
         "flops": result["cost"]["flops"] / dense["cost"]["flops"],
         "latency": result["cost"]["latency_ms"] / dense["cost"]["latency_ms"],
@@ -285,7 +328,15 @@ def _row(record: Record, dense: dict) -> dict:
         "recovery area": 100 * result["recovery"]["area"],
         "selection seconds": result["selection_seconds"],
         "topological distance": float(np.mean([sum(layer.values()) for layer in layers])),
+        "removed norm": _layer_mean(result["damage"].get("plain"), "norm"),
+        "lost rank": _layer_mean(result["damage"].get("plain"), "rank"),
+        "collapsed layers": sum(share == 0 for share in result["live"]),
     }
+
+
+def _layer_mean(layers: dict | None, what: str) -> float:
+    """Mean over layers; NaN where a record is older than the measure."""
+    return float(np.mean([layer[what] for layer in layers.values()])) if layers else float("nan")
 
 
 def _epoch_seconds(result: dict) -> float:

@@ -197,11 +197,12 @@ def _run_trial(trial: Trial, data: Data) -> dict:
     dense, dense_history = _trained(trial.dense, data)
     example = data.example()
     goal = dense_history[-1]["validation"] - WITHIN
-    chosen = _select_once(trial, dense, example)
+    chosen = _select_once(trial, dense, example, data.train.labels[:len(example)])
     small = recalibrate(remove(dense, example, chosen["kept"]), data)
     damage = {"validation": accuracy(small, data, data.validation),
               "test": accuracy(small, data, data.test),
               "topological": topological_damage(dense, example, chosen["kept"]),
+              "plain": plain_damage(dense, example, chosen["kept"]),
               "live": live_share(small, data)}
     epochs = train(small, data, trial.recovery, trial.seed,
                    _folder(trial) / "fine-tuning.safetensors", spec_key(trial))
@@ -251,6 +252,30 @@ def topological_damage(dense: nn.Module, example: torch.Tensor, kept: Kept) -> d
         apart = topology.Fitness(topology.distance_matrix(cloud)).by_dimension(chosen)
         distances[group.layers[0]] = {str(d): float(value[0]) for d, value in apart.items()}
     return distances
+
+
+def plain_damage(dense: nn.Module, example: torch.Tensor, kept: Kept) -> dict:
+    """Layer -> what simpler measures than topology say of a removal, each a share in [0, 1].
+
+    Returns:
+        norm: share of the layer's summed squared weights that is removed.
+        rank: share of the effective rank that is lost, the exponential of the entropy of the
+            normalised singular values (Roy & Vetterli, EUSIPCO 2007).
+    """
+    groups = couplings(dense, example)
+    lost = {}
+    for group, cloud in zip(groups, points(dense, example, groups), strict=True):
+        rows = torch.from_numpy(cloud)
+        few = rows[[i for i in kept[group.layers[0]] if i < group.choices]]
+        lost[group.layers[0]] = {
+            "norm": 1 - (few.square().sum() / rows.square().sum()).item(),
+            "rank": 1 - _effective_rank(few) / _effective_rank(rows)}
+    return lost
+
+
+def _effective_rank(rows: torch.Tensor) -> float:
+    values = torch.linalg.svdvals(rows.double())
+    return torch.special.entr(values / values.sum()).sum().exp().item()
 
 
 def live_share(model: nn.Module, data: Data, images: int = 1000) -> list[float]:
@@ -304,7 +329,8 @@ def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
     return model, [asdict(epoch) for epoch in history]
 
 
-def _select_once(trial: Trial, dense: nn.Module, example: torch.Tensor) -> dict:
+def _select_once(trial: Trial, dense: nn.Module, example: torch.Tensor,
+                 labels: torch.Tensor) -> dict:
     """The selection of `trial`, kept in the cache so that an interrupted trial does not repeat it."""
     path = _folder(trial) / "selection.json"
     if path.exists():
@@ -312,9 +338,9 @@ def _select_once(trial: Trial, dense: nn.Module, example: torch.Tensor) -> dict:
             return json.loads(path.read_bytes())
         except ValueError:
             store.set_aside(path, f"{path} is damaged")
-    extra = {"checkpoints": path.parent} if trial.method == "topological" else {}
+    extra = {"topological": {"checkpoints": path.parent}, "taylor": {"labels": labels}}
     made = selection(dense, example, trial.method, trial.ratio, trial.seed, **trial.options,
-                     **extra)
+                     **extra.get(trial.method, {}))
     result = {"kept": made.kept, "selection_seconds": made.seconds, "searches": made.searches}
     store.write(path, json.dumps(result).encode())
     return result

@@ -1,0 +1,174 @@
+"""The claims' tests against independent implementations, and verdicts that follow planted effects."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topoprune import evidence, study
+from topoprune.training import Recipe
+from topoprune.trial import Dense, Record, Trial
+
+RECIPE = Recipe(epochs=5)
+METHODS = ("random", "l1", "l2", "fpgm", "topological", "magnitude", "taylor")
+
+
+def record(name: str, ratio: float, seed: int, test: float, damage: float, distance: float,
+           epochs: int = 5, live: float = 1.0) -> Record:
+    """A trial with the numbers that matter here."""
+    method, options = study.VARIANTS[name]
+    dense = Dense("cifar10", "vgg16", 1.0, seed, RECIPE)
+    history = [{"epoch": i + 1, "seconds": 1.0, "loss": 0.0, "validation": test / 100,
+                "test": test / 100} for i in range(5)]
+    result = {
+        "cost": {"parameters": 1, "flops": 1, "latency_ms": 1.0, "images_per_second": 1.0},
+        "damage": {"validation": 0.9 - damage / 100, "test": 0.9 - damage / 100,
+                   "topological": {"layer": {"0": distance, "1": 0.0}},
+                   "plain": {"layer": {"norm": 0.1 * distance, "rank": distance ** 2}}},
+        "history": history, "live": [live], "searches": {"layer": [{"best": distance}]},
+        "recovery": {"goal": 0.895, "reached": epochs < 5, "epochs": epochs, "seconds": 1.0 * epochs,
+                     "area": test / 100 - 0.05},
+        "selection_seconds": 1.0, "kept": {}}
+    return Record(Trial(dense, method, ratio, seed, RECIPE, options), result, {})
+
+
+def networks(seeds: int) -> list[Record]:
+    cost = {"parameters": 1, "flops": 1, "latency_ms": 1.0, "images_per_second": 1.0}
+    history = [{"epoch": 1, "seconds": 1.0, "loss": 0.0, "validation": 0.9, "test": 0.9}]
+    return [Record(Dense("cifar10", "vgg16", 1.0, seed, RECIPE),
+                   {"cost": cost, "history": history, "validation": 0.9, "test": 0.9}, {})
+            for seed in range(seeds)]
+
+
+def planted(seeds: int, advantage: float = 0.0, hurt: float = 0.0, slow: int = 0,
+            link: float = 0.0, noise: float = 0.05) -> list[Record]:
+    """All methods alike but for the topological one, and damage linked to the distance."""
+    random = np.random.default_rng(1)
+    made = networks(seeds)
+    for seed in range(seeds):
+        for ratio in (0.5, 0.8, 0.9):
+            for name in METHODS:
+                mine = name == "topological"
+                distance = random.uniform(0.1, 0.9)
+                made.append(record(
+                    name, ratio, seed, 90 - 10 * ratio + advantage * mine + noise * random.normal(),
+                    20 * ratio + hurt * mine + link * distance + noise * random.normal(), distance,
+                    epochs=2 + slow * mine))
+    return made
+
+
+def verdicts(records: list[Record]) -> dict:
+    table = evidence.verdicts(records, [], "study", study.profile("study"))
+    return dict(zip(table["tested"].str.split(":").str[0].str.split(",").str[0], table["verdict"],
+                    strict=True))
+
+
+@given(st.lists(st.floats(-2, 2), min_size=2, max_size=8).filter(lambda x: np.ptp(x) > 1e-3))
+def test_equivalence_is_two_one_sided_tests(values):
+    from statsmodels.stats.weightstats import ttost_paired
+
+    values = np.array(values)
+    made = evidence.equivalence(values, 0.5)
+    p, above, _ = ttost_paired(values, np.zeros(len(values)), -0.5, 0.5)
+    assert made["p"] == pytest.approx(p)
+    assert made["p_inferior"] == pytest.approx(above[1])
+    inside = -0.5 < made["low"] and made["high"] < 0.5  # the 90 % interval says the same
+    assert inside == (made["p"] < 0.05)
+
+
+def test_one_seed_gives_no_interval_and_no_verdict():
+    records = planted(seeds=1)
+    table = evidence.accuracy_equivalence(records)
+    assert table["low"].isna().all() and set(table["verdict"]) == {"undecided"}
+    found = set(verdicts(records).values())
+    assert found == {"undecided", "measured"}
+
+
+def test_holm_by_hand_and_missing_tests_do_not_count():
+    corrected = evidence.holm(pd.Series([0.04, 0.01, np.nan, 0.03]))
+    np.testing.assert_allclose(corrected, [0.06, 0.03, np.nan, 0.06])
+
+
+def test_verdicts_follow_what_was_planted():
+    equal = verdicts(planted(seeds=5))
+    assert equal["competes in accuracy"] == "supported"
+    assert equal["recovers as fast"] == "supported"
+    assert equal["the layer is enough"] == "supported"
+    assert equal["topological distance tells damage and recovery beyond ratio and method (mixed model"] \
+        == "not supported"
+    worse = verdicts(planted(seeds=5, advantage=-2, hurt=3, slow=2))
+    assert worse["competes in accuracy"] == "not supported"
+    assert worse["recovers as fast"] == "not supported"
+    assert worse["damages less from ratio 0.7 on"] == "not supported"
+    gentle = verdicts(planted(seeds=5, hurt=-3))
+    assert gentle["damages less from ratio 0.7 on"] == "supported"
+
+
+def test_a_planted_link_is_found_and_predicts_unseen_networks():
+    table = evidence.predictors(planted(seeds=4, link=5.0)).set_index(["target", "predictor"])
+    row = table.loc["damage", "topological distance"]
+    assert row["p"] < 1e-6 and row["partial correlation"] > 0.9
+    assert row["error"] < 0.5 * row["error without"]
+    assert row["low"] < row["effect"] < row["high"]
+    none = evidence.predictors(planted(seeds=4)).set_index(["target", "predictor"])
+    assert none.loc["area", "lost rank"]["p"] > 0.05
+
+
+def test_partial_correlation_is_that_of_regression_s_residuals():
+    records = planted(seeds=3, link=1.0, noise=1.0)
+    from topoprune.tables import trials
+
+    frame = trials(records)
+    factors = pd.get_dummies(frame[["ratio", "method", "seed"]].astype(str)).to_numpy(float)
+    left = [y - factors @ np.linalg.lstsq(factors, y, rcond=None)[0]
+            for y in (frame["topological distance"].to_numpy(), frame["damage"].to_numpy())]
+    table = evidence.predictors(records).set_index(["target", "predictor"])
+    assert table.loc["damage", "topological distance"]["partial correlation"] == pytest.approx(
+        np.corrcoef(*left)[0, 1])
+
+
+def test_restricted_means_are_the_areas_under_kaplan_meier():
+    from lifelines import KaplanMeierFitter
+    from lifelines.utils import restricted_mean_survival_time
+
+    times = {"topological": [1, 3, 5, 5], "l1": [2, 2, 4, 5]}
+    records = networks(4) + [record(name, 0.5, seed, 80, 1, 0.5, epochs=time)
+                             for name, column in times.items() for seed, time in enumerate(column)]
+    means = {name: restricted_mean_survival_time(
+        KaplanMeierFitter().fit(column, [time < 5 for time in column]), t=5)
+        for name, column in times.items()}
+    row = evidence.restricted_means(records).iloc[0]
+    assert row["difference (epochs)"] == pytest.approx(means["topological"] - means["l1"])
+    assert row["low"] <= row["difference (epochs)"] <= row["high"]
+    curve = evidence.survival(records)
+    curve = curve[curve["method"] == "topological"]
+    assert dict(zip(curve["epoch"], curve["share"], strict=True)) == {0: 1, 1: 0.75, 3: 0.5, 5: 0.5}
+
+
+def test_collapse_and_chance_are_counted():
+    records = [*networks(2), record("l1", 0.9, 0, 10, 70, 0.5, live=0.0),
+               record("l1", 0.9, 1, 60, 70, 0.5)]
+    row = evidence.collapses(records).iloc[0]
+    assert (row["runs"], row["collapsed"], row["at chance"]) == (2, 1, 1)
+
+
+def test_ablations_are_paired_with_the_default():
+    records = networks(3)
+    for seed in range(3):
+        records += [record("topological", 0.5, seed, 80 + seed, 5, 0.5),
+                    record("random search", 0.5, seed, 78 + seed, 6, 0.75),
+                    record("h0", 0.5, seed, 80 + seed, 5, 0.1)]
+    table = evidence.ablations(records).set_index("variant")
+    assert table.loc["random search", "accuracy"] == pytest.approx(2)
+    assert table.loc["random search", "damage"] == pytest.approx(1)
+    assert table.loc["random search", "fitness"] == pytest.approx(0.5)
+    assert np.isnan(table.loc["H0 alone", "fitness"])  # another fitness, not comparable
+    assert table.loc["H0 alone", "accuracy"] == pytest.approx(0)
+
+
+def test_hazards_need_ten_recoveries():
+    assert evidence.hazards(planted(seeds=1)[:5]).empty
+    table = evidence.hazards(planted(seeds=3))
+    assert set(table["predictor"]) == set(evidence.PREDICTORS)
+    assert (table["low"] < table["hazard ratio"]).all()
