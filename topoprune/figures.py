@@ -250,5 +250,5 @@ def engine_growth(measured: dict) -> Figure:
         sns.lineplot(rows, x="width", y=column, marker="o", ax=axes)
         axes.set(xscale="log", yscale="log", xlabel="width")
         axes.set_xticks(rows["width"], [f"{width:g}" for width in rows["width"]])
-        axes.minorticks_off()
+        axes.xaxis.minorticks_off()
     return _closed(figure)
