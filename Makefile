@@ -31,8 +31,9 @@ book: .venv/made ## build the published book from the committed records, trainin
 	$(RENDER)
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
-bench: .venv/made ## measure the topological fitness, fast paths beside the reference
+bench: .venv/made ## measure the topological fitness and training, fast paths beside the usual ones
 	$(RUN) -m topoprune.bench
+	$(RUN) -m topoprune.bench_training
 
 lint: .venv/made ## check the code's style
 	$(RUN) -m ruff check

@@ -6,25 +6,21 @@ subject becomes another section.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from topoprune import genetic, persistence, reference, topology
+from topoprune import genetic, measuring, persistence, reference, topology
+from topoprune.measuring import Rows
 from topoprune.topology import Fitness, distance_matrix
 
 OUTPUT = Path("_build/bench/fitness.json")
 HOMOLOGY = {(0,): "H0", (0, 1): "H0 + H1"}
-Rows = list[dict[str, Any]]
+PACKAGES = ["giotto-tda", "giotto-ph", "numba", "numpy", "deap", "torch"]
 
 
 def main() -> None:
@@ -35,17 +31,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"JSON (default {OUTPUT})")
     options = parser.parse_args()
     layers = trained_filters(width=0.125 if options.quick else 1.0, epochs=options.epochs)
-    found = {"machine": machine(), "filters": describe(layers, options.epochs)}
-    print(json.dumps(found, indent=1))
-    for name, section in SECTIONS.items():
-        started = time.perf_counter()
-        found[name] = section(layers, options.quick)
-        print(f"\n{section.__doc__.splitlines()[0]} ({time.perf_counter() - started:.0f} s)")
-        print(pd.DataFrame(found[name]).to_string(index=False, float_format=lambda x: f"{x:.4g}"))
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        partial = options.output.with_name(options.output.name + ".partial")
-        partial.write_text(json.dumps(found, indent=1) + "\n")
-        os.replace(partial, options.output)
+    found = {"machine": measuring.machine(PACKAGES), "filters": describe(layers, options.epochs)}
+    measuring.run(SECTIONS, (layers, options.quick), found, options.output)
 
 
 def trained_filters(width: float, epochs: int) -> list[np.ndarray]:
@@ -68,23 +55,6 @@ def describe(layers: list[np.ndarray], epochs: int) -> dict[str, Any]:
         "network": "VGG-16 with BatchNorm, trained on scikit-learn's digits",
         "epochs": epochs,
         "filters": [len(x) for x in layers],
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores, load of others and versions; no names or paths."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [x.split(":")[1].strip() for x in lines if x.startswith("model name")]
-        model = names[0] if names else model
-    packages = ["giotto-tda", "giotto-ph", "numba", "numpy", "deap", "torch"]
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "load before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
     }
 
 
@@ -258,31 +228,20 @@ def _measured(call: Callable[[], Any], size: int, repeats: int) -> dict[str, Any
     """Values of a call, the median time of an evaluation, and the memory that the call added."""
     if repeats > 1:
         call()  # compiles
-    before = _status("VmRSS", reset=True)
+    before = measuring.memory("VmRSS", reset=True)
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         values = call()
         seconds.append(time.perf_counter() - started)
     milliseconds = 1e3 * statistics.median(seconds) / size
-    peak = None if before is None else (_status("VmHWM") - before) / 1024
+    peak = None if before is None else (measuring.memory("VmHWM") - before) / 1024
     return {
         "ms": milliseconds,
         "evaluations/s": 1e3 / milliseconds,
         "peak MiB": peak,
         "values": values,
     }
-
-
-def _status(field: str, reset: bool = False) -> int | None:
-    """A field of the process's memory in KiB where the system (Linux) tells it."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next(int(x.split()[1]) for x in lines if x.startswith(field + ":"))
 
 
 if __name__ == "__main__":

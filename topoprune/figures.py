@@ -214,3 +214,43 @@ def _closed(figure: Figure) -> Figure:
         figure.tight_layout()
     plt.close(figure)
     return figure
+
+
+def engine_operations(measured: dict) -> Figure:
+    """Shares of a training step by family of operations."""
+    figure, axes = plt.subplots(figsize=(7.4, 3.6))
+    sns.barplot(pd.DataFrame(measured["operations"]), x="share (%)", y="family", color="C0", ax=axes)
+    axes.set(xlabel="share of a step (%)", ylabel="")
+    return _closed(figure)
+
+
+def engine_removal(measured: dict) -> Figure:
+    """Seconds an epoch against the remaining FLOPs, and what the FLOPs promise."""
+    rows = pd.DataFrame(measured["removal"])
+    dense = rows[rows["ratio"] == 0]
+    multiples = sorted(rows["multiple"].unique())
+    lines = pd.concat([rows[rows["ratio"] > 0], *(dense.assign(multiple=m) for m in multiples)],
+                      ignore_index=True)
+    lines["kept filters"] = lines["multiple"].map(lambda m: f"multiples of {m}" if m > 1 else "as they come")
+    figure, axes = plt.subplots(figsize=(7.4, 4))
+    sns.lineplot(lines.sort_values(["multiple", "FLOPs (%)"]), x="FLOPs (%)", y="s an epoch",
+                 hue="kept filters", style="kept filters", markers=True, dashes=False, errorbar=None, ax=axes)
+    ends = np.array([rows["FLOPs (%)"].min(), 100.0])
+    axes.plot(ends, dense["s an epoch"].item() * ends / 100, color="grey", linestyle=":",
+              label="in proportion to FLOPs")
+    axes.set(xscale="log", yscale="log", xlabel="remaining FLOPs (%)", ylabel="seconds an epoch")
+    axes.legend()
+    return _closed(figure)
+
+
+def engine_growth(measured: dict) -> Figure:
+    """Time of a step and memory against the width."""
+    rows = pd.DataFrame(measured["growth"]).astype({"peak MiB": float})
+    rows = rows[rows["varied"] == "width"]
+    figure, both = plt.subplots(1, 2, figsize=(8.8, 3.6))
+    for axes, column in zip(both, ("ms a step", "peak MiB"), strict=True):
+        sns.lineplot(rows, x="width", y=column, marker="o", ax=axes)
+        axes.set(xscale="log", yscale="log", xlabel="width")
+        axes.set_xticks(rows["width"], [f"{width:g}" for width in rows["width"]])
+        axes.xaxis.minorticks_off()
+    return _closed(figure)

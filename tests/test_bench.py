@@ -1,0 +1,106 @@
+"""The measurement of training runs at its small sizes, and the page can be made from what it writes."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+
+from topoprune import bench_training, figures, surgery, tables
+
+PAGE = nbformat.read(Path(__file__).parent.parent / "book" / "engine.ipynb", as_version=4)
+# Python 3.12 warns of the fork by which DataLoader starts its processes.
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The file of a quick run on one thread."""
+    path = tmp_path_factory.mktemp("bench") / "training.json"
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # for the processes that it starts
+        torch.set_num_threads(1)
+        bench_training.main(["--quick", "--device", "cpu", "--output", str(path)])
+        torch.set_num_threads(threads)
+    return path
+
+
+@pytest.fixture(scope="module")
+def measured(written):
+    return tables.benchmark(written)
+
+
+def refuse(constant: str):
+    raise AssertionError(f"{constant} in the JSON")
+
+
+def test_every_number_is_finite(written):
+    json.loads(written.read_text(), parse_constant=refuse)
+
+
+def test_rates_and_times_are_positive(measured):
+    assert all(row["TFLOP/s"] > 0 for row in measured["peaks"] + measured["loops"])
+    assert all(row["lowest"] <= row["images/s"] <= row["highest"] for row in measured["loops"])
+    assert all(row["ms a step"] > 0 and row["peak MiB"] != 0 for row in measured["growth"])
+    assert measured["loops"][0]["times plain"] == 1
+
+
+def test_the_families_cover_the_step(measured):
+    shares = {row["family"]: row["share (%)"] for row in measured["operations"]}
+    assert sum(shares.values()) == pytest.approx(100)
+    assert all(shares[family] > 0 for family in bench_training.FAMILIES)
+
+
+def test_removal_counts_what_remains(measured):
+    rows = {(row["ratio"], row["multiple"]): row for row in measured["removal"]}
+    dense = rows.pop((0.0, 1))
+    assert dense["FLOPs (%)"] == dense["efficiency (%)"] == 100
+    assert all(row["parameters (M)"] < dense["parameters (M)"] for row in rows.values())
+    assert all(rows[ratio, 8]["FLOPs (%)"] >= rows[ratio, 1]["FLOPs (%)"] for ratio in (0.5, 0.9))
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_kept_filters_are_rounded_up(multiple):
+    bed = replace(bench_training.prepare("cpu", quick=True), width=1 / 8)
+    model, example = bench_training._network(bed), bed.data.example(2)
+    kept = bench_training._kept(model, example, 0.3, multiple)
+    for coupling in surgery.couplings(model, example):
+        n, (layer,) = coupling.filters, coupling.layers
+        wanted = n - int(n * 0.3)
+        assert len(kept[layer]) % multiple == 0
+        assert wanted <= len(kept[layer]) < wanted + multiple
+
+
+def test_the_page_can_be_made(measured, written):
+    made = [tables.engine_loops(measured), tables.engine_peaks(measured), tables.engine_operations(measured),
+            tables.engine_removal(measured), tables.engine_growth(measured),
+            tables.engine_processes(measured), tables.campaign_table(measured),
+            tables.search_growth(tables.benchmark())]
+    assert all(isinstance(table, pd.DataFrame) and len(table) for table in made)
+    for figure in (figures.engine_operations, figures.engine_removal, figures.engine_growth):
+        assert figure(measured).axes
+    prose = "\n".join(cell.source for cell in PAGE.cells if cell.cell_type == "markdown")
+    numbers = tables.engine_numbers(measured)
+    quoted = re.findall(r"{glue:text}`engine_(\w+)(?::([^`]*))?`", prose)
+    assert quoted
+    for name, format in quoted:
+        assert f"{numbers[name]:{format}}"
+
+
+def test_the_campaign_is_arithmetic():
+    campaign = tables.Campaign(images=3_600, multiply_adds=1e9, networks=1, dense_epochs=10, trials=3,
+                               recovery_epochs=4, devices=2, peak=6e12, share=0.5)
+    hours = campaign.hours(pruned=0.5)
+    epoch = 6e9 * 3_600 / 3e12 / 3_600
+    wanted = {"epoch": epoch, "dense": 10 * epoch, "trial": 2 * epoch, "total": 16 * epoch,
+              "shared": 8 * epoch, "scheduled": 14 * epoch}
+    assert hours.keys() == wanted.keys()
+    assert all(math.isclose(hours[name], value) for name, value in wanted.items())
+    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], got 0"):
+        replace(campaign, share=0.0)
