@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
 # Together these chapters run every record once; those after them would run it again.
-FORCED = {"dense", "baselines", "topological"}
+FORCED = {"dense", "baselines", "topological", "comparison", "ablations"}
 
 
 def chapters(root: Path = ROOT) -> list[Path]:

@@ -157,6 +157,14 @@ def predictors(records: Sequence[Record]) -> pd.DataFrame:
     return table
 
 
+def residuals(records: Sequence[Record], name: str) -> pd.DataFrame:
+    """A predictor, damage and recovery area without what ratio, method and seed tell of them."""
+    frame = trials(records).dropna(subset=[name])
+    parts = {column: _residuals(frame.assign(y=frame[column]), "y")
+             for column in (name, "damage", "recovery area")}
+    return frame[["method", "ratio", "seed"]].assign(**parts)
+
+
 def hazards(records: Sequence[Record]) -> pd.DataFrame:
     """Cox's proportional hazards of recovery, stratified by ratio; empty under ten recoveries.
 

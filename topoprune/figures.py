@@ -1,32 +1,70 @@
 """seaborn figures from records, nothing else.
 
-Every function returns a matplotlib figure. A shade or bar is the standard error over seeds; with
-one seed there is none.
+Every function returns a matplotlib figure whose attribute `data` is the frame that it draws; `show`
+puts both into a chapter. A shade or bar is the standard error over seeds; with one seed there is none.
 """
 
+import io
 import itertools
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from topoprune.tables import NAMES, differences, of_kind, recovery_frame, trials
+from topoprune import evidence
+from topoprune.tables import (
+    LAYERWISE_NAMES,
+    NAMES,
+    PUBLISHED,
+    differences,
+    layer_frame,
+    name_of,
+    of_kind,
+    recovery_frame,
+    trials,
+)
 from topoprune.trial import Dense, Record, Trial
 
 COLOURS = dict(zip(NAMES.values(), itertools.cycle(sns.color_palette("colorblind"))))
 MARKERS = dict(zip(NAMES.values(), itertools.cycle("osD^PXv<>p*hH")))
 
 
+DOWNLOADS = Path("downloads")
+"""Where a chapter leaves its figures (SVG) and their data (CSV), beside itself."""
+
+
 def style() -> None:
     """Set the look of every figure of the book: vector graphics, one palette."""
-    from matplotlib_inline.backend_inline import set_matplotlib_formats
-
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "topoprune"})
-    set_matplotlib_formats("svg")
+
+
+def show(figure: Figure, caption: str, alt: str, name: str) -> None:
+    """Display a figure: numbered, with its downloads, in the book; as it is in a notebook.
+
+    Args:
+        caption: MyST.
+        alt: what a reader who cannot see it should know.
+        name: of the files and of the target that text refers to.
+    """
+    from IPython.display import display
+
+    DOWNLOADS.mkdir(exist_ok=True)
+    picture, data = DOWNLOADS / f"{name}.svg", DOWNLOADS / f"{name}.csv"
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    picture.write_text(text.getvalue())
+    figure.data.to_csv(data, index=False)
+    myst = "\n".join([f":::{{figure}} {picture}", f":name: {name}", f":alt: {alt}", "",
+                      f"{caption} {{download}}`SVG <{picture}>`, {{download}}`data (CSV) <{data}>`.",
+                      ":::"])
+    display({"text/markdown": myst, "text/html": text.getvalue()}, raw=True)
 
 
 def training_curves(records: Sequence[Record]) -> Figure:
@@ -36,9 +74,10 @@ def training_curves(records: Sequence[Record]) -> Figure:
             for record in of_kind(records, Dense) for epoch in record.result["history"]
             for split in ("validation", "test")]
     figure, axes = plt.subplots(figsize=(6.4, 3.8))
-    sns.lineplot(pd.DataFrame(rows), x="epoch", y="accuracy (%)", hue="split", style="split",
+    frame = pd.DataFrame(rows)
+    sns.lineplot(frame, x="epoch", y="accuracy (%)", hue="split", style="split",
                  errorbar="se", markers=True, dashes=False, ax=axes)
-    return _closed(figure)
+    return _closed(figure, frame)
 
 
 def accuracy_by_ratio(records: Sequence[Record]) -> Figure:
@@ -51,24 +90,35 @@ def accuracy_by_ratio(records: Sequence[Record]) -> Figure:
         axes.set(title=title, xlabel="pruning ratio", ylabel="test accuracy (%)")
         axes.axhline(frame["dense test"].mean(), color="grey", linestyle=":", linewidth=1)
     both[0].get_legend().remove()
-    return _closed(figure)
+    return _closed(figure, frame)
 
 
 def accuracy_by_cost(records: Sequence[Record]) -> Figure:
-    """Test accuracy after fine-tuning against what remains of parameters and FLOPs."""
+    """Test accuracy after fine-tuning against what remains of parameters and FLOPs.
+
+    On CIFAR-10 at full width the published results of `tables.PUBLISHED` stand beside them.
+    """
     frame = trials(records)
-    figure, both = plt.subplots(1, 2, figsize=(9.6, 4), sharey=True)
+    dense = of_kind(records, Dense)[0].spec
+    figure, both = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
     for axes, column, title in zip(both, ("parameters", "flops"), ("parameters", "FLOPs"),
                                    strict=True):
         frame[f"{column} %"] = 100 * frame[column]
         _by_method(frame, f"{column} %", "test", axes)
-        shares = sorted(frame.groupby("ratio")[f"{column} %"].mean())
+        layerwise = frame[frame["method"].isin(LAYERWISE_NAMES)]
+        shares = sorted(layerwise.groupby("ratio")[f"{column} %"].mean())
         axes.set(xscale="log", xlabel=f"remaining {title} (%)", ylabel="test accuracy (%)")
         axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
         axes.minorticks_off()
         axes.axhline(frame["dense test"].mean(), color="grey", linestyle=":", linewidth=1)
+        if dense.dataset == "cifar10" and dense.width == 1:
+            known = PUBLISHED.dropna(subset=[f"{title} removed"])
+            axes.scatter(100 - known[f"{title} removed"], known["pruned"], marker="+", s=50,
+                         color="black", linewidths=1, zorder=3, label="published (see text)")
+            axes.legend()
     both[0].get_legend().remove()
-    return _closed(figure)
+    both[1].legend(bbox_to_anchor=(1, 1), loc="upper left")
+    return _closed(figure, frame)
 
 
 def recovery_curves(records: Sequence[Record]) -> Figure:
@@ -80,7 +130,7 @@ def recovery_curves(records: Sequence[Record]) -> Figure:
                        height=3.2, aspect=1.1, col_wrap=min(2, frame["ratio"].nunique()),
                        facet_kws={"sharey": False})
     grid.set_titles("ratio {col_name:g}")
-    return _closed(grid.figure)
+    return _closed(grid.figure, frame)
 
 
 def damage_against_recovery(records: Sequence[Record]) -> Figure:
@@ -95,7 +145,7 @@ def damage_against_recovery(records: Sequence[Record]) -> Figure:
                         legend=axes is both[1])
         axes.set(title=title, ylabel="test accuracy (%)")
     sns.move_legend(both[1], "upper left", bbox_to_anchor=(1, 1))
-    return _closed(figure)
+    return _closed(figure, frame)
 
 
 def difference_plot(records: Sequence[Record], margin: float = 0.5) -> Figure:
@@ -115,7 +165,7 @@ def difference_plot(records: Sequence[Record], margin: float = 0.5) -> Figure:
     axes.set(xticks=range(len(ratios)), xticklabels=[f"{ratio:g}" for ratio in ratios],
              xlabel="pruning ratio", ylabel="difference (points)")
     axes.legend()
-    return _closed(figure)
+    return _closed(figure, frame)
 
 
 def convergence(records: Sequence[Record]) -> Figure:
@@ -135,7 +185,7 @@ def convergence(records: Sequence[Record]) -> Figure:
                        palette="viridis", height=3.2, aspect=1.1,
                        col_wrap=min(2, frame["ratio"].nunique()))
     grid.set_titles("ratio {col_name}")
-    return _closed(grid.figure)
+    return _closed(grid.figure, frame)
 
 
 def persistence_diagrams(portrait: Record) -> Figure:
@@ -151,7 +201,10 @@ def persistence_diagrams(portrait: Record) -> Figure:
             _diagram(axes, diagrams[method][dimension], "kept", COLOURS[NAMES[method]], 9.0)
             axes.set(title=NAMES[method] if row == 0 else "", xlabel=f"birth (H{dimension})",
                      ylabel="death" if column == 0 else "")
-    return _closed(figure)
+    rows = [{"kept by": NAMES.get(name, "whole layer"), "dimension": int(dimension), "birth": birth,
+             "death": death} for name, made in diagrams.items() for dimension, pairs in made.items()
+            for birth, death in pairs]
+    return _closed(figure, pd.DataFrame(rows))
 
 
 def filters_in_the_plane(portrait: Record) -> Figure:
@@ -168,7 +221,133 @@ def filters_in_the_plane(portrait: Record) -> Figure:
         axes.scatter(*plane[chosen].T, s=14, color=COLOURS[NAMES[method]], label="kept")
         axes.set(title=NAMES[method], aspect="equal", xticks=[], yticks=[])
     panels[0, 0].legend(fontsize="small", loc="best")
-    return _closed(figure)
+    frame = pd.DataFrame(plane, columns=["x", "y"])
+    for method, chosen in kept.items():
+        frame[f"kept by {NAMES[method]}"] = frame.index.isin(chosen)
+    return _closed(figure, frame)
+
+
+def barcodes(portrait: Record) -> Figure:
+    """Bars of the layer's diagrams, longest first: the whole layer beside what each method keeps."""
+    made = portrait.result["diagrams"]
+    rows = [{"kept by": NAMES.get(name, "whole layer"), "dimension": f"H{dimension}", "bar": rank,
+             "birth": birth, "death": death}
+            for name, diagram in made.items() for dimension, pairs in diagram.items()
+            for rank, (birth, death) in enumerate(sorted(pairs, key=lambda p: p[0] - p[1]))]
+    frame = pd.DataFrame(rows)
+    names = list(frame["kept by"].unique())
+    figure, panels = plt.subplots(2, len(names), figsize=(2.1 * len(names), 5), sharex="row",
+                                  sharey="row", squeeze=False)
+    for (row, column), axes in np.ndenumerate(panels):
+        bars = frame[(frame["kept by"] == names[column]) & (frame["dimension"] == f"H{row}")]
+        axes.hlines(bars["bar"], bars["birth"], bars["death"], linewidth=0.8,
+                    color=COLOURS.get(names[column], "grey"))
+        axes.set(title=names[column] if row == 0 else "", xlabel=f"distance (H{row})",
+                 ylabel="bar" if column == 0 else "")
+    return _closed(figure, frame)
+
+
+def survival_curves(records: Sequence[Record]) -> Figure:
+    """Kaplan-Meier: the share of runs that has not recovered yet, by epoch of fine-tuning."""
+    frame = evidence.survival(records)
+    grid = sns.relplot(frame, x="epoch", y="share", hue="method", style="method", col="ratio",
+                       kind="line", drawstyle="steps-post", errorbar=None, palette=COLOURS,
+                       hue_order=_present(frame), style_order=_present(frame), height=3,
+                       aspect=1.1, col_wrap=min(3, frame["ratio"].nunique()))
+    grid.set(ylim=(-0.05, 1.05)).set_titles("ratio {col_name:g}")
+    grid.set_axis_labels("epoch of fine-tuning", "not recovered yet")
+    return _closed(grid.figure, frame)
+
+
+def layer_map(records: Sequence[Record], column: str, title: str) -> Figure:
+    """One quantity of `tables.layer_frame` by layer and method, one panel a ratio, mean over seeds."""
+    frame = layer_frame(records).dropna(subset=[column])
+    ratios = sorted(frame["ratio"].unique())
+    figure, panels = plt.subplots(1, len(ratios), figsize=(3.2 * len(ratios) + 1.6, 3.6),
+                                  sharey=True, squeeze=False)
+    ends = frame[column].min(), frame[column].max()
+    for axes, ratio in zip(panels[0], ratios, strict=True):
+        part = frame[frame["ratio"] == ratio].pivot_table(index="method", columns="layer",
+                                                          values=column, sort=False)
+        sns.heatmap(part.loc[_present(frame[frame["ratio"] == ratio])], vmin=ends[0], vmax=ends[1],
+                    cmap="viridis", ax=axes, cbar=ratio == ratios[-1], cbar_kws={"label": title})
+        axes.set(title=f"ratio {ratio:g}", xlabel="convolution", ylabel="")
+    return _closed(figure, frame)
+
+
+def partial_effect(records: Sequence[Record]) -> Figure:
+    """Damage and recovery against the topological distance, what ratio and method tell taken away."""
+    frame = evidence.residuals(records, "topological distance")
+    figure, both = plt.subplots(1, 2, figsize=(9.6, 4))
+    for axes, column in zip(both, ("damage", "recovery area"), strict=True):
+        sns.scatterplot(frame, x="topological distance", y=column, hue="method", style="method",
+                        palette=COLOURS, markers=MARKERS, hue_order=_present(frame),
+                        style_order=_present(frame), ax=axes, legend=axes is both[1])
+        axes.set(xlabel="topological distance, adjusted", ylabel=f"{column} (points), adjusted")
+    sns.move_legend(both[1], "upper left", bbox_to_anchor=(1, 1))
+    return _closed(figure, frame)
+
+
+def ablation_plot(records: Sequence[Record]) -> Figure:
+    """Points of test accuracy that each exchanged part costs, with the margin."""
+    frame = evidence.ablations(records)
+    figure, axes = plt.subplots(figsize=(7.4, 0.36 * len(frame) + 1.4))
+    axes.axvspan(-evidence.MARGIN, evidence.MARGIN, color="lightgrey", alpha=0.5, linewidth=0)
+    axes.axvline(0, color="grey", linewidth=0.8)
+    bars = np.nan_to_num([frame["accuracy"] - frame["low"], frame["high"] - frame["accuracy"]])
+    axes.errorbar(frame["accuracy"], frame["variant"], xerr=bars, fmt="o", capsize=3)
+    axes.set(xlabel="default less variant (points of test accuracy)", ylabel="")
+    axes.invert_yaxis()
+    return _closed(figure, frame)
+
+
+def searches(records: Sequence[Record]) -> Figure:
+    """Best fitness against evaluations: the genetic algorithm beside its rivals, mean over layers."""
+    rows = [{"search": "genetic" if name_of(record.spec) == "topological" else name_of(record.spec),
+             "layer": layer, "seed": record.spec.seed, "evaluations": step["evaluations"],
+             "best fitness": step["best"]}
+            for record in of_kind(records, Trial)
+            if name_of(record.spec) in ("topological", *evidence.SAME_FITNESS)
+            for layer, history in record.result["searches"].items() for step in history]
+    frame = pd.DataFrame(rows)
+    last = frame.groupby("layer")["best fitness"].transform("min")
+    frame["excess (%)"] = 100 * (frame["best fitness"] / last - 1)
+    bins = np.geomspace(1, frame["evaluations"].max(), 30)
+    frame["asked"] = bins[np.digitize(frame["evaluations"], bins).clip(max=len(bins) - 1)]
+    figure, axes = plt.subplots(figsize=(7.4, 4))
+    sns.lineplot(frame, x="asked", y="excess (%)", hue="search", style="search", errorbar=None, ax=axes)
+    axes.set(xscale="log", xlabel="evaluations of the fitness",
+             ylabel="fitness above the best found (%)")
+    return _closed(figure, frame)
+
+
+def selection_cost(records: Sequence[Record]) -> Figure:
+    """Seconds that selection takes, by method and ratio."""
+    frame = trials(records)
+    figure, axes = plt.subplots(figsize=(7.4, 0.4 * frame["method"].nunique() + 1.2))
+    sns.stripplot(frame, x="selection seconds", y="method", hue="method", palette=COLOURS,
+                  order=_present(frame), hue_order=_present(frame), legend=False, ax=axes)
+    epoch = frame["dense epoch seconds"].median()
+    axes.axvline(epoch, color="grey", linestyle=":", label="one epoch of dense training")
+    axes.set(xscale="log", ylabel="")
+    axes.legend()
+    return _closed(figure, frame)
+
+
+def explorer(records: Sequence[Record]) -> str:
+    """HTML in which a reader picks method, ratio and seed; `_static/explorer.js` draws the curves."""
+    runs = []
+    for record, (_, row) in zip(of_kind(records, Trial), trials(records).iterrows(), strict=True):
+        curve = [record.result["damage"], *record.result["history"]]
+        runs.append({"method": row["method"], "ratio": f"{row['ratio']:g}", "seed": row["seed"],
+                     "test": [round(100 * point["test"], 2) for point in curve],
+                     "dense": round(row["dense test"], 2), "flops": round(100 * row["flops"], 2),
+                     "recovered": bool(row["recovered"]),
+                     "colour": to_hex(COLOURS.get(row["method"], "grey"))})
+    runs.sort(key=lambda run: float(run["ratio"]))
+    data = json.dumps(runs).replace("<", "\\u003c")  # no text of a record ends the script
+    return (f'<div id="explorer"></div><script type="application/json" id="explorer-data">{data}'
+            '</script><script src="../_static/explorer.js"></script>')
 
 
 def bench_growth(measured: dict) -> Figure:
@@ -187,7 +366,7 @@ def bench_growth(measured: dict) -> Figure:
         sizes = sorted(panel["size"].unique())[::2]
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
-    return _closed(grid.figure)
+    return _closed(grid.figure, rows)
 
 
 def _by_method(frame: pd.DataFrame, x: str, y: str, axes) -> None:
@@ -208,20 +387,22 @@ def _diagram(axes, pairs: list, label: str, colour, size: float) -> None:
         axes.plot(ends, ends, color="grey", linewidth=0.8)
 
 
-def _closed(figure: Figure) -> Figure:
-    """Lay the figure out, and close it for pyplot: a notebook shows it only where it is glued."""
+def _closed(figure: Figure, data: pd.DataFrame) -> Figure:
+    """Lay the figure out with its data, and close it for pyplot: `show` displays it."""
     if not figure.legends:  # seaborn's grids have made room for theirs
         figure.tight_layout()
     plt.close(figure)
+    figure.data = data
     return figure
 
 
 def engine_operations(measured: dict) -> Figure:
     """Shares of a training step by family of operations."""
     figure, axes = plt.subplots(figsize=(7.4, 3.6))
-    sns.barplot(pd.DataFrame(measured["operations"]), x="share (%)", y="family", color="C0", ax=axes)
+    rows = pd.DataFrame(measured["operations"])
+    sns.barplot(rows, x="share (%)", y="family", color="C0", ax=axes)
     axes.set(xlabel="share of a step (%)", ylabel="")
-    return _closed(figure)
+    return _closed(figure, rows)
 
 
 def engine_removal(measured: dict) -> Figure:
@@ -240,7 +421,7 @@ def engine_removal(measured: dict) -> Figure:
               label="in proportion to FLOPs")
     axes.set(xscale="log", yscale="log", xlabel="remaining FLOPs (%)", ylabel="seconds an epoch")
     axes.legend()
-    return _closed(figure)
+    return _closed(figure, lines)
 
 
 def engine_growth(measured: dict) -> Figure:
@@ -253,4 +434,4 @@ def engine_growth(measured: dict) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel="width")
         axes.set_xticks(rows["width"], [f"{width:g}" for width in rows["width"]])
         axes.xaxis.minorticks_off()
-    return _closed(figure)
+    return _closed(figure, rows)

@@ -29,6 +29,23 @@ NAMES = {
 """What the book calls the methods of `study.VARIANTS`."""
 
 LAYERWISE_NAMES = tuple(NAMES[name] for name in LAYERWISE)
+_NNI = [  # ratio's parameters and FLOPs removed, then L1, L2, FPGM
+    (50.4, 50.5, 93.41, 93.37, 93.59), (63.3, 63.5, 93.17, 93.08, 93.02),
+    (74.5, 74.8, 93.09, 92.85, 92.33), (83.5, 83.6, 92.29, 92.08, 92.20),
+    (90.5, 90.6, 90.31, 90.90, 90.22), (95.6, 95.8, 87.56, 86.98, 87.94)]
+PUBLISHED = pd.DataFrame(
+    [(f"{method} (NNI's comparison, v2.0)", 92.98, row[2 + i], row[0], row[1])
+     for row in _NNI for i, method in enumerate(("L1", "L2", "FPGM"))]
+    + [("L1 (Li et al., 2017)", 93.25, 93.40, 64.0, 34.3),
+       ("FPGM (He et al., 2019)", 93.58, 94.00, np.nan, 34.2),
+       ("HRank (Lin et al., 2020)", 93.96, 92.34, 82.0, 65.3),
+       ("CHIP (Sui et al., 2021)", 93.96, 93.86, 81.6, 58.1),
+       ("CHIP (Sui et al., 2021)", 93.96, 93.72, 83.3, 66.6),
+       ("CHIP (Sui et al., 2021)", 93.96, 93.18, 87.3, 78.6)],
+    columns=["method", "dense", "pruned", "parameters removed", "FLOPs removed"])
+"""Published test accuracies (%) of VGG-16 on CIFAR-10 after fine-tuning (longer than ours), from
+NNI's `comparison_result_vgg16.json` and the papers."""
+
 BENCHMARK = Path(__file__).parent.parent / "book" / "results" / "bench-fitness.json"
 
 
@@ -63,6 +80,32 @@ def recovery_frame(records: Sequence[Record]) -> pd.DataFrame:
                   "seed": record.spec.seed, "epoch": epoch, "test accuracy (%)": 100 * value}
                  for epoch, value in curve]
     return pd.DataFrame(rows)
+
+
+def layer_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each trial and convolution, in the network's order.
+
+    Columns: method, ratio, seed, layer (1 for the first), topological distance (H0 and H1 summed),
+    live channels (%) after fine-tuning, kept filters (%), removed norm (share).
+    """
+    rows = []
+    for record in of_kind(records, Trial):
+        damage = record.result["damage"]
+        for index, (layer, apart) in enumerate(damage["topological"].items()):
+            rows.append({"method": name_of(record.spec), "ratio": record.spec.ratio,
+                         "seed": record.spec.seed, "layer": index + 1,
+                         "topological distance": sum(apart.values()),
+                         "kept filters": len(record.result["kept"][layer]),
+                         "live channels (%)": 100 * record.result["live"][index],
+                         "removed norm": damage.get("plain", {}).get(layer, {}).get("norm", np.nan)})
+    return pd.DataFrame(rows)
+
+
+def published_table() -> pd.DataFrame:
+    """Results that others published for VGG-16 on CIFAR-10."""
+    return PUBLISHED.rename(columns={"dense": "dense (%)", "pruned": "pruned (%)",
+                                     "parameters removed": "parameters removed (%)",
+                                     "FLOPs removed": "FLOPs removed (%)"})
 
 
 def dense_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -234,6 +277,16 @@ def how_it_was_run(records: Sequence[Record]) -> pd.DataFrame:
     return table.reset_index()
 
 
+def versions(records: Sequence[Record]) -> pd.DataFrame:
+    """Library versions that the records were made with."""
+    found: dict[str, set] = {}
+    for record in records:
+        for name, version in record.provenance["versions"].items():
+            found.setdefault(name, set()).add(version)
+    return pd.DataFrame([{"library": name, "versions": ", ".join(sorted(known))}
+                         for name, known in found.items()])
+
+
 def benchmark(path: Path = BENCHMARK) -> dict:
     """A measurement that `python -m topoprune.bench` wrote; by default the committed one."""
     return json.loads(path.read_text())
@@ -331,6 +384,7 @@ def _row(record: Record, dense: dict) -> dict:
         "topological distance": float(np.mean([sum(layer.values()) for layer in layers])),
         "removed norm": _layer_mean(result["damage"].get("plain"), "norm"),
         "lost rank": _layer_mean(result["damage"].get("plain"), "rank"),
+        "dense epoch seconds": _epoch_seconds(dense),
         "collapsed layers": sum(share == 0 for share in result["live"]),
     }
 

@@ -199,8 +199,11 @@ def _augmented(data: Data, recipe: Recipe, random: torch.Generator,
 
 
 def _padded(images: UInt8[Tensor, "n h w c"], shift: int) -> UInt8[Tensor, "n H W c"]:
-    mirrored = F.pad(images.permute(0, 3, 1, 2).float(), [shift] * 4, mode="reflect")
-    return mirrored.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
+    """Edges mirrored, without repeating the outermost row and column."""
+    side = images.shape[1]
+    rows = (torch.arange(-shift, side + shift, device=images.device).abs() - (side - 1)).abs()
+    rows = side - 1 - rows
+    return images[:, rows[:, None], rows]
 
 
 def _crop(padded: UInt8[Tensor, "n H W c"], chosen: Int64[Tensor, " b"],
