@@ -23,24 +23,32 @@ RUNNING, FAILED = "running.json", "failed.json"
 
 @contextlib.contextmanager
 def signed(folder: Path, device: str) -> Iterator[None]:
-    """Hold the lock of a run's folder, with a sign in it; an error leaves its line there.
+    """Hold the lock of a run's folder, with a sign in it as long as the run goes on.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     with store.locked(folder):
-        sign = {"host": platform.node(), "process": os.getpid(), "device": device,
-                "since": time.time()}
-        store.write_json(folder / RUNNING, folder.name, sign)
-        (folder / FAILED).unlink(missing_ok=True)
+        store.write_json(folder / RUNNING, folder.name, _sign(device))
         try:
             yield
-        except Exception as error:
-            with contextlib.suppress(StoreError):  # the disk may be what failed
-                store.write_json(folder / FAILED, folder.name, {**sign, "error": _line(error)})
-            raise
         finally:
             (folder / RUNNING).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def errors_noted(folder: Path, device: str) -> Iterator[None]:
+    """An error leaves its line in a run's folder, until the run is begun again."""
+    sign = _sign(device)
+    with contextlib.suppress(OSError):
+        (folder / FAILED).unlink()
+    try:
+        yield
+    except Exception as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        with contextlib.suppress(StoreError):  # the disk may be what failed
+            store.write_json(folder / FAILED, folder.name, {**sign, "error": line})
+        raise
 
 
 def state(folder: Path) -> dict:
@@ -78,5 +86,5 @@ def _read(folder: Path, name: str) -> dict | None:
         return None
 
 
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def _sign(device: str) -> dict:
+    return {"host": platform.node(), "process": os.getpid(), "device": device, "since": time.time()}

@@ -306,3 +306,30 @@ def _cell(value) -> str:
     if np.isnan(value):
         return ""
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def torture_phases(measured: dict) -> pd.DataFrame:
+    """Where the kills of `python -m topoprune.torture` landed."""
+    return pd.DataFrame(measured["phases"])
+
+
+def torture_counts(measured: dict) -> pd.DataFrame:
+    """What came of the kills."""
+    names = {"kills": "kills that landed", "processes": "processes",
+             "continued": "went on from what the disk held", "began anew": "began anew: it held nothing yet",
+             "finished": "trials that came to their end", "records compared": "records compared",
+             "lost": "finished epochs, selections or records that were lost", "torn": "torn files",
+             "left over": "temporary files left beside a finished trial"}
+    rows = [{"what": text, "count": measured[name]} for name, text in names.items()]
+    return pd.DataFrame([*rows, {"what": "differences", "count": len(measured["differences"])}])
+
+
+def torture_disk(measured: dict) -> pd.DataFrame:
+    """What a full disk did."""
+    return pd.DataFrame([{
+        "file that could not be written": case["file"],
+        "the error names file, cause and cure": "yes" if case["named"] else "no",
+        "torn files": case["damaged"],
+        "the same command went on to the same record":
+            "yes" if case["continued to the same record"] else "no",
+    } for case in measured["full disk"]])

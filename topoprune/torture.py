@@ -19,11 +19,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from topoprune import store, study, workers
 from topoprune.store import Store, StoreError, StoreWarning
@@ -75,7 +78,7 @@ def specs(epochs: int) -> list[Dense | Trial]:
     """The dense network and the trial that are tortured, each trained for `epochs`."""
     dense = Dense("digits", "vgg16", 1 / 16, 0, Recipe(epochs=epochs, batch=128, peak_rate=0.1))
     return [dense, Trial(dense, "topological", 0.5, 0, Recipe(epochs=epochs, batch=128),
-                         {"population": 16, "generations": 10})]
+                         {"population": 12, "generations": 6})]
 
 
 def once(folder: Path, epochs: int, limit: int | None = None) -> int:
@@ -91,6 +94,7 @@ def once(folder: Path, epochs: int, limit: int | None = None) -> int:
     os.environ.update(TOPOPRUNE_CACHE=str(folder / "cache"), TOPOPRUNE_RESULTS=str(folder / "results"))
     os.environ.pop("TOPOPRUNE_NO_RUN", None)
     workers.single_thread()
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which the killed would leave behind
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
@@ -101,7 +105,7 @@ def once(folder: Path, epochs: int, limit: int | None = None) -> int:
     return 0
 
 
-def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 6) -> dict:
+def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 8) -> dict:
     """Kill the trial `kills` times and count what came of it.
 
     Args:
@@ -382,7 +386,7 @@ def _parser() -> argparse.ArgumentParser:
                                      description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100, help="that must land (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the aims and delays")
-    parser.add_argument("--epochs", type=int, default=6, help="of each training (default 6)")
+    parser.add_argument("--epochs", type=int, default=8, help="of each training (default 8)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"JSON (default {OUTPUT})")
     parser.add_argument("--once", type=Path, help=argparse.SUPPRESS)
     return parser

@@ -167,12 +167,13 @@ def run(spec: Dense | Trial | Portrait, device: str | None = None) -> Record:
     """
     started = time.perf_counter()
     device = device or default_device()
-    data = datasets.load(_dense_of(spec).dataset, device)
-    if isinstance(spec, Dense):
-        result = _run_dense(spec, data)
-    else:
-        with progress.signed(run_folder(spec), device):  # no other process writes the same checkpoints
-            result = (_run_trial if isinstance(spec, Trial) else _run_portrait)(spec, data)
+    with progress.errors_noted(run_folder(spec), device):
+        data = datasets.load(_dense_of(spec).dataset, device)
+        if isinstance(spec, Dense):
+            result = _run_dense(spec, data)
+        else:
+            with progress.signed(run_folder(spec), device):  # no other writes the same checkpoints
+                result = (_run_trial if isinstance(spec, Trial) else _run_portrait)(spec, data)
     return Record(spec, result, provenance(device, time.perf_counter() - started))
 
 
