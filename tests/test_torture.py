@@ -78,8 +78,9 @@ def test_the_page_s_tables_show_the_counts(found, tmp_path):
     report, _ = found
     file = tmp_path / "torture.json"
     file.write_text(json.dumps(report))
-    measured = tables.benchmark(file)
+    measured = tables.torture(file)
     assert tables.torture_phases(measured)["kills"].sum() == KILLS
     counts = tables.torture_counts(measured).set_index("what")["count"]
     assert counts["differences"] == 0 and counts["kills that landed"] == KILLS
+    assert len(tables.torture_disk(measured)) == 2 and tables.torture_numbers(measured)["kills"] == KILLS
     assert str(tmp_path) not in file.read_text()

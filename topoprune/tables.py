@@ -18,6 +18,7 @@ from topoprune.trial import WITHIN, Dense, Record, Trial
 
 NAMES = {"random": "random", "l1": "L1", "l2": "L2", "fpgm": "FPGM", "topological": "topological"}
 BENCHMARK = Path(__file__).parent.parent / "book" / "results" / "bench-fitness.json"
+TORTURE = BENCHMARK.with_name("torture.json")
 
 
 def trials(records: Sequence[Record]) -> pd.DataFrame:
@@ -306,6 +307,18 @@ def _cell(value) -> str:
     if np.isnan(value):
         return ""
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def torture(path: Path = TORTURE) -> dict:
+    """What `python -m topoprune.torture` wrote; by default the committed run."""
+    return json.loads(path.read_text())
+
+
+def torture_numbers(measured: dict) -> dict:
+    """What the prose of the page quotes."""
+    machine = measured["machine"]
+    return {"kills": measured["kills"], "minutes": measured["seconds"] / 60, "commit": measured["commit"],
+            "processor": machine["processor"], "cores": machine["cores"], "load": machine["load before"]}
 
 
 def torture_phases(measured: dict) -> pd.DataFrame:
