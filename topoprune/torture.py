@@ -111,8 +111,8 @@ def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 8) -> d
     Args:
         folder: an empty one; each trial gets its own cache and records file in it.
         kills: that must land; a run that is finished before its kill is counted and begun anew.
-        seed: of the aims and delays. The delays are shares of the measured length of a run, so
-            where a kill lands depends on the machine as well.
+        seed: of the aims and delays. The delays are shares of a time that begins as the length of a
+            run and follows the machine's load, so where a kill lands depends on the machine as well.
         epochs: of dense training and of fine-tuning.
 
     Raises:
@@ -124,7 +124,7 @@ def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 8) -> d
     expected, longest = uninterrupted(folder / "expected", epochs)
     blows = blows_of(seed)
     landed, during, counts, differences = Counter(), Counter(), Counter(), []
-    trial = _begun(folder / "trial")
+    trial, bar = _begun(folder / "trial"), tqdm(total=kills, unit="kill", disable=None)
     while True:
         last = landed.total() >= kills
         before, leftovers = held(trial, epochs), _leftovers(trial, epochs)
@@ -134,9 +134,12 @@ def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 8) -> d
         counts["continued" if before > NOTHING else "began anew"] += ready
         counts["lost"] += after < before
         counts["torn"] += len(torn(trial))
+        # Some seven kills to a finished trial, whatever else the machine does meanwhile.
+        longest *= 1.05 if killed else 0.7
         if killed:
             where = phase(ready, after, epochs)
             landed[where] += 1
+            bar.update()
             during[where] += bool(_leftovers(trial, epochs) - leftovers)
             continue
         counts["finished"] += 1
@@ -145,6 +148,7 @@ def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 8) -> d
         counts["records compared"] += len(made)
         differences += difference(expected, made)
         if last:
+            bar.close()
             break
         trial = _begun(folder / "trial")
     disk = full_disk(folder / "full", expected, epochs)
@@ -200,7 +204,7 @@ def strike(folder: Path, epochs: int, blow: Blow | None, longest: float) -> tupl
         folder: of the trial.
         epochs: of its trainings.
         blow: None lets the process come to its end.
-        longest: seconds that an uninterrupted run works.
+        longest: seconds that a delay of 1 stands for, about what an uninterrupted run takes.
 
     Returns:
         Whether its imports were done, and whether it was killed (else it had finished).
