@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 RUN := .venv/bin/python
 RENDER := .venv/bin/jupyter-book build _build/stage --path-output . --all -n -W --keep-going
 
-.PHONY: help reproduce test book bench lint lock clean
+.PHONY: help reproduce test book bench torture lint lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,6 +34,9 @@ book: .venv/made ## build the published book from the committed records, trainin
 bench: .venv/made ## measure the topological fitness and training, fast paths beside the usual ones
 	$(RUN) -m topoprune.bench
 	$(RUN) -m topoprune.bench_training
+
+torture: .venv/made ## kill a real run a hundred times, and check that nothing is lost
+	$(RUN) -m topoprune.torture
 
 lint: .venv/made ## check the code's style
 	$(RUN) -m ruff check

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from topoprune import store
 from topoprune.genetic import SEARCHES, Search, _toolbox, evolve
 from topoprune.topology import Fitness, distance_matrix
 
@@ -150,18 +151,21 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(tmp_path, calls):
 
 
 def damaged(file, how):
-    state = json.loads(file.read_text())
+    content = json.loads(file.read_text())
+    identity, state = content["identity"], content["value"]
     if how == "truncated":
         file.write_text(file.read_text()[:200])
     elif how == "not ours":
         file.write_text("[1, 2]")
     elif how == "population":
-        file.write_text(json.dumps({**state, "population": [[1, 2]]}))
+        store.write_json(file, identity, {**state, "population": [[1, 2]]})
     elif how == "generator":
-        file.write_text(json.dumps({**state, "generator": {"bit_generator": "PCG64"}}))
+        store.write_json(file, identity, {**state, "generator": {"bit_generator": "PCG64"}})
+    elif how == "altered":
+        file.write_text(json.dumps({**content, "value": {**state, "history": state["history"][:1]}}))
 
 
-DAMAGES = ["truncated", "not ours", "population", "generator", "seed", "fitness"]
+DAMAGES = ["truncated", "not ours", "population", "generator", "altered", "seed", "fitness"]
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -171,7 +175,7 @@ def test_a_foreign_checkpoint_is_set_aside(tmp_path, how):
     damaged(file, how)
     seed = 3 if how == "seed" else 2
     fitness = (lambda x: 1 - toy(x)) if how == "fitness" else toy
-    with pytest.warns(UserWarning, match=r"checkpoint search.json is refused, .* starting over"):
+    with pytest.warns(UserWarning, match=r"search.json (is|was|belongs).*; set aside .*starting over"):
         result = evolve(20, 8, fitness, SMALL, seed=seed, checkpoint=file)
     assert steps(result) == steps(evolve(20, 8, fitness, SMALL, seed=seed))
     assert sorted(x.name for x in tmp_path.iterdir()) == ["search.json", "search.json.refused"]

@@ -161,3 +161,50 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 def test_keys_ignore_the_order_of_fields():
     assert store.key({"a": 1, "b": [2, 3]}) == store.key({"b": [2, 3], "a": 1})
     assert store.key({"a": 1}) != store.key({"a": 2})
+
+
+def test_json_comes_back_and_is_refused_by_name(tmp_path):
+    file = tmp_path / "x.json"
+    value = {"b": [0.1, 1e-300, None], "a": {"deep": 2**70}}
+    store.write_json(file, {"seed": 1, "k": 3}, value)
+    assert list(store.read_json(file, {"seed": 1, "k": 3})) == ["b", "a"]
+    assert store.read_json(file, {"seed": 1, "k": 3}) == value
+    with pytest.raises(StoreError, match="x.json belongs to another run: its k is 3, not 4"):
+        store.read_json(file, {"seed": 1, "k": 4})
+    with pytest.raises(StoreError, match="y.json does not exist"):
+        store.read_json(tmp_path / "y.json", 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.write_json(file, 1, float("nan"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_altered_byte_of_a_json_is_noticed(tmp_path_factory, data):
+    file = tmp_path_factory.mktemp("fuzz") / "x.json"
+    value = {"kept": {"features.0": [0, 2, 5]}, "seconds": 0.25}
+    store.write_json(file, "trial", value)
+    content = bytearray(file.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    file.write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = store.resume_json(file, "trial")
+    if caught:
+        assert found is None and "set aside as x.json.refused" in str(caught[0].message)
+    else:  # white space, or another way to write the same number
+        assert found == value
+
+
+def test_what_killed_writers_left_goes_with_the_next_lock(tmp_path):
+    folder, file = tmp_path / "run", tmp_path / "records.jsonl"
+    folder.mkdir()
+    left = [folder / ".x.safetensors.ab_12345", tmp_path / ".records.jsonl.abcdefgh"]
+    others = [folder / ".hidden", folder / "x.safetensors", tmp_path / ".other.jsonl.abcdefgh"]
+    for path in left + others:
+        path.write_text("")
+    assert store.temporaries(folder) == left[:1] and store.temporaries(file) == left[1:]
+    for path in (folder, file):
+        assert not store.is_locked(path)
+        with store.locked(path):
+            assert store.is_locked(path)
+    assert not any(path.exists() for path in left) and all(path.exists() for path in others)

@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY
 
-from topoprune import figures, study, tables, training, trial
+from topoprune import figures, store, study, tables, training, trial
 from topoprune.__main__ import main
-from topoprune.store import Store, StoreError
-from topoprune.trial import Dense, Portrait, Record, Trial, recovery, run, spec_key
+from topoprune.store import Store, StoreError, StoreWarning
+from topoprune.trial import Dense, Portrait, Record, Trial, recovery, run, run_folder, spec_key, timeless
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +28,6 @@ def made(tmp_path_factory):
 def by_kind(records: list[Record]) -> list[Record]:
     """Dense networks, trials, portrait."""
     return sorted(records, key=lambda record: [Dense, Trial, Portrait].index(type(record.spec)))
-
-
-def timeless(record: Record) -> dict:
-    """The result without what differs between two runs: seconds."""
-    result = json.loads(json.dumps(record.result))
-    for epoch in result["history"]:
-        del epoch["seconds"]
-    for step in (s for steps in result.get("searches", {}).values() for s in steps):
-        del step["seconds"]
-    result.pop("selection_seconds", None)
-    result["cost"] = {k: result["cost"][k] for k in ("parameters", "flops")}
-    if "recovery" in result:
-        del result["recovery"]["seconds"]
-    return result
 
 
 def test_a_study_is_complete(made):
@@ -94,6 +81,56 @@ def test_an_interrupted_trial_continues_from_its_last_epoch(made, folders, monke
     assert calls == [0, 1, 0, 1, 1]
     assert timeless(again[0]) == timeless(records[2])
     assert not list((folders / "cache" / "runs").glob("trial-*/*"))
+
+
+def interrupted_when_chosen(spec, monkeypatch) -> Path:
+    """The selection that a trial keeps, stopped at its first epoch of fine-tuning."""
+    dense_epochs, epoch, calls = spec.dense.recipe.epochs, training._epoch, []
+
+    def stopped(*arguments):
+        calls.append(1)
+        if len(calls) > dense_epochs:
+            raise KeyboardInterrupt
+        return epoch(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            study.records("tiny", [spec])
+    return run_folder(spec) / "selection.json"
+
+
+def altered(content: dict) -> str:
+    layer = next(iter(content["value"]["kept"]))
+    content["value"]["kept"][layer][0] += 1
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize("spoil, reason", [
+    (lambda content: json.dumps(content)[:-9], "is no file of topoprune, or is truncated"),
+    (altered, "was altered"),
+    (lambda content: json.dumps(content["value"]), "is no file of topoprune"),
+    (lambda content: None, "belongs to another run: it is of 0123, not of"),
+])
+def test_a_selection_that_is_not_this_trial_s_is_made_again(made, folders, monkeypatch, spoil, reason):
+    _, records = made
+    path = interrupted_when_chosen(records[2].spec, monkeypatch)
+    content = json.loads(path.read_text())
+    text = spoil(content)
+    if text is None:
+        store.write_json(path, "0123", content["value"])
+    else:
+        path.write_text(text)
+    with pytest.warns(StoreWarning, match=f"selection.json {reason}.*set aside as selection.json.refused"):
+        again = study.records("tiny", [records[2].spec])
+    assert timeless(again[0]) == timeless(records[2])
+
+
+def test_a_sound_selection_is_not_made_again(made, folders, monkeypatch):
+    _, records = made
+    interrupted_when_chosen(records[3].spec, monkeypatch)
+    monkeypatch.setattr(trial, "selection", None)
+    assert timeless(study.records("tiny", [records[3].spec])[0]) == timeless(records[3])
 
 
 def test_what_lacks_is_not_run_where_that_is_forbidden(made, folders, monkeypatch):

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
-from test_trial import timeless
 
 from topoprune import study, workers
 from topoprune.__main__ import main
 from topoprune.study import RunError
-from topoprune.trial import Trial
+from topoprune.trial import Trial, timeless
 
 
 @pytest.fixture(scope="module")

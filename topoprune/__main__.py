@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 
@@ -37,13 +38,14 @@ def _run(options) -> None:
 def _status(options) -> None:
     from topoprune import study
 
-    state = study.status(options.profile, options.seeds)
-    print(f"{state['path']}: {len(state['done'])} done, {len(state['missing'])} missing")
-    for line in state["missing"]:
-        print(f"  missing: {line}")
-    left = state["seconds_left"]
-    print("time left: unknown, no record to estimate from" if left is None
-          else f"time left: about {left / 60:.0f} min, from the records' own times")
+    while True:
+        state = study.status(options.profile, options.seeds)
+        if options.watch and sys.stdout.isatty():
+            print("\033[2J\033[H", end="")  # an empty screen
+        print("\n".join(study.status_lines(state)), flush=True)
+        if not (options.watch and state["missing"]):
+            return
+        time.sleep(options.every)
 
 
 def _prune(options) -> None:
@@ -69,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
                        help="a Dask cluster that shares the cache folder, as tcp://host:8786")
     run.set_defaults(call=_run)
 
-    status = commands.add_parser("status", help="what the records have and lack, and the time left")
+    status = commands.add_parser("status", help="what is done, runs, failed and waits, and the time left")
+    status.add_argument("--watch", action="store_true", help="again and again, until nothing is left")
+    status.add_argument("--every", type=float, default=5.0, metavar="SECONDS",
+                        help="between two looks of --watch (default 5)")
     status.set_defaults(call=_status)
     for command in (run, status):
         command.add_argument("--profile", default="quick", help="quick, pilot or study")

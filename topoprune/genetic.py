@@ -5,7 +5,6 @@ nothing of what it means. All searches share one interface and one budget: `SEAR
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -334,42 +333,32 @@ def _save(checkpoint, identity, population, run, rng) -> None:
     if checkpoint is None:
         return
     state = {
-        "identity": identity,
         "population": [x.tolist() for x in population],
         "values": run.values,
         "history": run.history,
         "generator": rng.bit_generator.state,
     }
-    store.write(checkpoint, json.dumps(state).encode())
+    store.write_json(checkpoint, identity, state)
 
 
 def _restored(checkpoint, identity, fitness) -> dict[str, Any] | None:
     """The saved state, or None; a file that is not of this search is set aside."""
-    if checkpoint is None or not checkpoint.exists():
-        return None
-    try:
-        state = json.loads(checkpoint.read_text())
-        reason = _foreign(state, identity, fitness)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        reason = f"it cannot be read ({type(error).__name__}: {error})"
-    if reason is None:
+    state = store.resume_json(checkpoint, identity) if checkpoint is not None else None
+    if state is None or (reason := _foreign(state, identity["k"], fitness)) is None:
         return state
-    return store.set_aside(checkpoint, f"checkpoint {checkpoint.name} is refused, {reason}")
+    return store.set_aside(checkpoint, f"{checkpoint} belongs to another search: {reason}")
 
 
-def _foreign(
-    state: Any, identity: dict[str, Any], fitness: BatchedFitness
-) -> str | None:
-    if not isinstance(state, dict):
-        return "it holds no search"
-    for name, value in identity.items():
-        if state["identity"].get(name) != value:
-            return f"its {name} is {state['identity'].get(name)}, not {value}"
-    population = [_subset(x) for x in state["population"]]
-    known = [state["values"][_key(x)] for x in population]
-    if any(len(x) != identity["k"] for x in population) or len(state["history"]) < 1:
-        return "its population is damaged"
-    np.random.default_rng().bit_generator.state = state["generator"]
+def _foreign(state: Any, k: int, fitness: BatchedFitness) -> str | None:
+    """Why a state cannot be of this search, though its identity is: filters are not part of that."""
+    try:
+        population = [_subset(x) for x in state["population"]]
+        known = [state["values"][_key(x)] for x in population]
+        np.random.default_rng().bit_generator.state = state["generator"]
+        if any(len(x) != k for x in population) or len(state["history"]) < 1:
+            return "its population is damaged"
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        return f"it holds no search ({type(error).__name__}: {error})"
     again = float(fitness(np.stack(population[:1]).view(np.ndarray))[0])
     if not np.isclose(again, known[0], rtol=1e-6):
         return f"its fitness is another ({known[0]} for a subset that has {again})"

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save
 
 SCHEMA = 1
@@ -126,10 +127,30 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{path}.lock")
         lock.acquire()
+    _sweep(path)
     try:
         yield
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock of `path` now; one that died holds none, wherever it ran."""
+    if not Path(f"{path}.lock").exists():
+        return False
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def temporaries(path: Path) -> list[Path]:
+    """What killed writers left of a file, or of the files of a folder; whoever locks it removes them."""
+    folder, name = (path, r"\..+") if path.is_dir() else (path.parent, rf"\.{re.escape(path.name)}")
+    return sorted(file for file in folder.glob(".*") if re.fullmatch(name + r"\.[a-z0-9_]{8}", file.name))
 
 
 def write(path: Path, content: bytes) -> None:
@@ -196,11 +217,85 @@ def resume_tensors(path: Path, identity: str) -> tuple[dict[str, torch.Tensor], 
     return tensors, metadata
 
 
+def write_json(path: Path, identity, value) -> None:
+    """Write a JSON value with the identity of what it belongs to and a checksum of both.
+
+    Raises:
+        StoreError: as `write`.
+    """
+    content = {"identity": identity, "value": value}
+    text = json.dumps({**content, "sha256": _digest(content)}, allow_nan=False)  # in the given order
+    write(path, text.encode())
+
+
+def read_json(path: Path, identity):
+    """The value of a file that `write_json` wrote for `identity`.
+
+    Raises:
+        StoreError: as `check_json`, or of another identity.
+    """
+    found, value = check_json(path)
+    if found != identity:
+        raise StoreError(f"{path} belongs to another run: {_other(found, identity)}")
+    return value
+
+
+def check_json(path: Path) -> tuple:
+    """Identity and value of a file that `write_json` wrote.
+
+    Raises:
+        StoreError: missing, truncated, altered, or not such a file.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        checksum = content.pop("sha256")
+        found, value = content["identity"], content["value"]
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} does not exist: run again to make it") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{path} is no file of topoprune, or is truncated ({error!r})") from error
+    if checksum != _digest(content):
+        raise StoreError(f"{path} was altered (its checksum differs)")
+    return found, value
+
+
+def resume_json(path: Path, identity):
+    """The value at `path` if it is sound and belongs to `identity`, else None: it is set aside by name."""
+    if not path.exists():
+        return None
+    try:
+        return read_json(path, identity)
+    except StoreError as error:
+        return set_aside(path, str(error))
+
+
 def set_aside(path: Path, reason: str) -> None:
     """Rename a file that cannot be continued from, and say so."""
     aside = path.with_name(path.name + ".refused")
     os.replace(path, aside)
     warnings.warn(f"{reason}; set aside as {aside.name}, starting over", StoreWarning, stacklevel=3)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed writers left; to be called by who holds the lock, so that none is alive."""
+    for file in temporaries(path):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _digest(value) -> str:
+    try:
+        return hashlib.sha256(canonical(value).encode()).hexdigest()
+    except ValueError:  # NaN, which JSON has not and `canonical` refuses
+        return "no JSON"
+
+
+def _other(found, identity) -> str:
+    """The first field in which two identities differ."""
+    if not (isinstance(found, dict) and isinstance(identity, dict)):
+        return f"it is of {found}, not of {identity}"
+    name = next(name for name in [*identity, *found] if found.get(name) != identity.get(name))
+    return f"its {name} is {found.get(name)}, not {identity.get(name)}"
 
 
 def _checksum(tensors: dict[str, torch.Tensor], text: str) -> str:

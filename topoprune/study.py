@@ -1,6 +1,8 @@
 """The grid of trials of each profile: what the store has is loaded, what it lacks is run."""
 
 import os
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field, fields, replace
@@ -9,10 +11,11 @@ from types import ModuleType
 
 from tqdm import tqdm
 
+from topoprune import progress
 from topoprune.genetic import Search
 from topoprune.store import Store, StoreError
 from topoprune.training import Recipe
-from topoprune.trial import Dense, Portrait, Record, Trial, forget, run, spec_key
+from topoprune.trial import Dense, Portrait, Record, Trial, forget, reached, run, run_folder, spec_key
 
 LAYERWISE = ("random", "l1", "l2", "fpgm", "topological")
 """The plain methods that judge a filter within its layer."""
@@ -183,14 +186,14 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
                              f"{describe(missing[0])}): run `python -m topoprune run --profile "
                              f"{name}`, or unset TOPOPRUNE_NO_RUN")
         missing = []
-    with tqdm(total=len(missing), desc=name, unit="run", disable=None) as progress:
+    with tqdm(total=len(missing), desc=name, unit="run", disable=None) as bar:
         for made in _carried_out(missing, device, executor):
             record = made.to_json()
             store.append(record)
             found[record["key"]] = record
             if not isinstance(made.spec, Dense):  # the dense network is needed again
                 forget(made.spec)
-            progress.update()
+            bar.update()
     return [Record.from_json(found[spec_key(spec)]) for spec in wanted if spec_key(spec) in found]
 
 
@@ -225,20 +228,41 @@ def _side_by_side(todo: list, device: str | None, executor: Executor) -> Iterato
 
 
 def status(name: str, seeds: Iterable[int] | None = None) -> dict:
-    """What the store has and lacks of a profile.
+    """What the store has and lacks of a profile, and how the runs fare that share this cache.
 
     Returns:
+        path: of the records file.
         done, missing: lists of descriptions.
-        seconds_left: estimate from the stored records' own times of the same kind and method; None
-            while nothing is there to estimate from.
+        runs: for each missing one its description as `run`, how far it `reached` ("" where nothing
+            is there), and what `progress.state` says of its folder.
+        workers: processes that are at it now.
+        seconds_left: estimate from the stored records' own times of the same kind and method, shared
+            out among the workers; None while nothing is there to estimate from.
     """
-    found = records_store(name).load()
-    done, missing = [], []
-    for spec in specs(name, seeds):
-        (done if spec_key(spec) in found else missing).append(spec)
-    return {"path": str(records_store(name).path), "done": [describe(s) for s in done],
-            "missing": [describe(s) for s in missing],
-            "seconds_left": _estimate(missing, list(found.values()))}
+    store = records_store(name)
+    found = store.load()
+    wanted = specs(name, seeds)
+    missing = [spec for spec in wanted if spec_key(spec) not in found]
+    runs = [{"run": describe(spec), "reached": _reached(spec), **progress.state(run_folder(spec))}
+            for spec in missing]
+    workers = {(run["host"], run["process"]) for run in runs if run["state"] == "running"}
+    left = _estimate(missing, runs, list(found.values()))
+    return {"path": str(store.path), "done": [describe(s) for s in wanted if spec_key(s) in found],
+            "missing": [describe(s) for s in missing], "runs": runs, "workers": len(workers),
+            "seconds_left": left and left / max(1, len(workers))}
+
+
+def status_lines(state: dict) -> list[str]:
+    """What `status` found, for people."""
+    left, workers = state["seconds_left"], state["workers"]
+    counts = Counter(run["state"] for run in state["runs"])
+    counted = "".join(f", {counts[name]} {name}" for name in ("running", "failed", "dead", "waiting")
+                      if counts[name])
+    return [f"{state['path']}: {len(state['done'])} done, {len(state['missing'])} missing{counted}",
+            *(f"  {_line(run)}" for run in state["runs"]),
+            "time left: unknown, no record to estimate from" if left is None else
+            f"time left: about {left / 60:.0f} min with {max(1, workers)} at work, from the records' "
+            "own times"]
 
 
 def describe(spec: Dense | Trial | Portrait) -> str:
@@ -298,16 +322,45 @@ def _seeds(p: Profile, seeds: Iterable[int] | None) -> list[int]:
     return chosen
 
 
-def _estimate(missing: list, found: list[dict]) -> float | None:
-    if not missing:
-        return 0.0
+def _reached(spec: Dense | Trial | Portrait) -> str:
+    """How far a run came, in words; of a trial that waits for its dense network nothing."""
+    at = reached(spec)
+    if isinstance(spec, Dense):
+        return f"epoch {at['dense']} of {spec.recipe.epochs}" if at["dense"] else ""
+    if not run_folder(spec).exists():
+        return ""
+    if at["dense"] < spec.dense.recipe.epochs:
+        return f"dense network, epoch {at['dense']} of {spec.dense.recipe.epochs}"
+    if isinstance(spec, Portrait):
+        return "portrait"
+    if at["selected"]:
+        return f"fine-tuning, epoch {at['tuned']} of {spec.recovery.epochs}"
+    return f"selection, layer {at['layers']}" if at["layers"] else "selection"
+
+
+def _line(run: dict) -> str:
+    """One run, as `status` found it."""
+    parts = [f"{run['state']}: {run['run']}"]
+    parts += [run["reached"]] if run["reached"] else []
+    if run["state"] == "waiting":
+        return ", ".join(parts)
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run["since"]))
+    parts.append(f"process {run['process']} on {run['host']}, {run['device']}, since {since}")
+    if run["state"] == "dead":
+        parts.append("which ended without a word: `run` goes on from there")
+    return ", ".join(parts) + (f": {run['error']}" if "error" in run else "")
+
+
+def _estimate(missing: list, runs: list[dict], found: list[dict]) -> float | None:
+    """Seconds of work that are left, if one process does it all."""
     total = 0.0
-    for spec in missing:
+    for spec, seen in zip(missing, runs, strict=True):
         alike = [r["provenance"]["seconds"] for r in found if _label(r) == _label_of(spec)]
         alike = alike or [r["provenance"]["seconds"] for r in found]
         if not alike:
             return None
-        total += sum(alike) / len(alike)
+        spent = time.time() - seen["since"] if seen["state"] == "running" else 0.0
+        total += max(0.0, sum(alike) / len(alike) - spent)
     return total
 
 

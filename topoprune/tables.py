@@ -47,6 +47,7 @@ PUBLISHED = pd.DataFrame(
 NNI's `comparison_result_vgg16.json` and the papers."""
 
 BENCHMARK = Path(__file__).parent.parent / "book" / "results" / "bench-fitness.json"
+TORTURE = BENCHMARK.with_name("torture.json")
 
 
 def name_of(trial: Trial) -> str:
@@ -587,3 +588,42 @@ def engine_numbers(measured: dict) -> dict:
         "load": nan if measured["machine"]["load before"] is None else measured["machine"]["load before"],
         **{name.replace(" ", "_").replace("-", "_"): value for name, value in measured["settings"].items()},
     }
+
+
+def torture(path: Path = TORTURE) -> dict:
+    """What `python -m topoprune.torture` wrote; by default the committed run."""
+    return json.loads(path.read_text())
+
+
+def torture_numbers(measured: dict) -> dict:
+    """What the prose of the page quotes."""
+    machine = measured["machine"]
+    return {"kills": measured["kills"], "minutes": measured["seconds"] / 60, "commit": measured["commit"],
+            "processor": machine["processor"], "cores": machine["cores"], "load": machine["load before"]}
+
+
+def torture_phases(measured: dict) -> pd.DataFrame:
+    """Where the kills of `python -m topoprune.torture` landed."""
+    return pd.DataFrame(measured["phases"])
+
+
+def torture_counts(measured: dict) -> pd.DataFrame:
+    """What came of the kills."""
+    names = {"kills": "kills that landed", "processes": "processes",
+             "continued": "went on from what the disk held", "began anew": "began anew: it held nothing yet",
+             "finished": "trials that came to their end", "records compared": "records compared",
+             "lost": "finished epochs, selections or records that were lost", "torn": "torn files",
+             "left over": "temporary files left beside a finished trial"}
+    rows = [{"what": text, "count": measured[name]} for name, text in names.items()]
+    return pd.DataFrame([*rows, {"what": "differences", "count": len(measured["differences"])}])
+
+
+def torture_disk(measured: dict) -> pd.DataFrame:
+    """What a full disk did."""
+    return pd.DataFrame([{
+        "file that could not be written": case["file"],
+        "the error names file, cause and cure": "yes" if case["named"] else "no",
+        "torn files": case["damaged"],
+        "the same command went on to the same record":
+            "yes" if case["continued to the same record"] else "no",
+    } for case in measured["full disk"]])

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from topoprune import data as datasets
-from topoprune import store
+from topoprune import progress, store
 from topoprune.data import Data
 from topoprune.models import build
 from topoprune.pruners import METHODS, points, selection
@@ -25,6 +25,12 @@ from topoprune.training import Recipe, accuracy, default_device, recalibrate, tr
 
 WITHIN = 0.005
 """Recovered: validation accuracy within this of the dense model's."""
+
+DENSE, SELECTION, TUNED = "dense.safetensors", "selection.json", "fine-tuning.safetensors"
+"""What a run keeps in its folder while it is not finished."""
+
+TIMES = {"seconds", "selection_seconds", "latency_ms", "images_per_second"}
+"""Fields of a result that were timed: two runs of one trial agree in all others."""
 
 
 @dataclass(frozen=True)
@@ -161,18 +167,44 @@ def run(spec: Dense | Trial | Portrait, device: str | None = None) -> Record:
     """
     started = time.perf_counter()
     device = device or default_device()
-    data = datasets.load(_dense_of(spec).dataset, device)
-    if isinstance(spec, Dense):
-        result = _run_dense(spec, data)
-    else:
-        with store.locked(_folder(spec)):  # no other process writes the same checkpoints
-            result = (_run_trial if isinstance(spec, Trial) else _run_portrait)(spec, data)
+    with progress.errors_noted(run_folder(spec), device):
+        data = datasets.load(_dense_of(spec).dataset, device)
+        if isinstance(spec, Dense):
+            result = _run_dense(spec, data)
+        else:
+            with progress.signed(run_folder(spec), device):  # no other writes the same checkpoints
+                result = (_run_trial if isinstance(spec, Trial) else _run_portrait)(spec, data)
     return Record(spec, result, provenance(device, time.perf_counter() - started))
+
+
+def run_folder(spec: Dense | Trial | Portrait, cache: Path | None = None) -> Path:
+    """Where a run keeps its checkpoints, in `cache` (by default `data.cache()`)."""
+    cache = cache or datasets.cache()
+    return cache / "runs" / f"{type(spec).__name__.lower()}-{spec_key(spec)}"
+
+
+def reached(spec: Dense | Trial | Portrait, cache: Path | None = None) -> dict[str, int]:
+    """How far a run came, as its folders show.
+
+    Returns:
+        dense: finished epochs of the dense network; layers: whose search has begun; selected: 1 once
+        the filters are chosen; tuned: finished epochs of fine-tuning.
+    """
+    folder = run_folder(spec, cache)
+    return {"dense": progress.epochs(run_folder(_dense_of(spec), cache) / DENSE),
+            "layers": len(list(folder.glob("search-*.json"))),
+            "selected": int((folder / SELECTION).exists()),
+            "tuned": progress.epochs(folder / TUNED)}
+
+
+def timeless(record: Record) -> dict:
+    """Spec and result without what differs from run to run of one trial: times."""
+    return {"spec": plain(record.spec), "result": _without(TIMES, record.result)}
 
 
 def forget(spec: Dense | Trial | Portrait) -> None:
     """Delete what earlier sittings of `spec` left in the cache."""
-    shutil.rmtree(_folder(spec), ignore_errors=True)
+    shutil.rmtree(run_folder(spec), ignore_errors=True)
 
 
 def trained(dense: Dense, data: Data) -> nn.Module:
@@ -205,7 +237,7 @@ def _run_trial(trial: Trial, data: Data) -> dict:
               "plain": plain_damage(dense, example, chosen["kept"]),
               "live": live_share(small, data)}
     epochs = train(small, data, trial.recovery, trial.seed,
-                   _folder(trial) / "fine-tuning.safetensors", spec_key(trial))
+                   run_folder(trial) / TUNED, spec_key(trial))
     history = [asdict(epoch) for epoch in epochs]
     return {"cost": _cost(small, data), "damage": damage, "history": history,
             "live": live_share(small, data), "recovery": recovery(history, damage, goal),
@@ -321,10 +353,11 @@ def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(dense.seed)
         model = build(dense.architecture, data.classes, dense.width)
-    model.to(data.train.labels.device)
+    device = data.train.labels.device
+    model.to(device)
     source = {"architecture": dense.architecture, "classes": data.classes, "width": dense.width}
-    checkpoint = _folder(dense) / "dense.safetensors"
-    with store.locked(checkpoint.parent):  # of several that need it, one trains
+    checkpoint = run_folder(dense) / DENSE
+    with progress.signed(checkpoint.parent, str(device)):  # of several that need it, one trains
         history = train(model, data, dense.recipe, dense.seed, checkpoint, spec_key(dense), source)
     return model, [asdict(epoch) for epoch in history]
 
@@ -332,26 +365,26 @@ def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
 def _select_once(trial: Trial, dense: nn.Module, example: torch.Tensor,
                  labels: torch.Tensor) -> dict:
     """The selection of `trial`, kept in the cache so that an interrupted trial does not repeat it."""
-    path = _folder(trial) / "selection.json"
-    if path.exists():
-        try:
-            return json.loads(path.read_bytes())
-        except ValueError:
-            store.set_aside(path, f"{path} is damaged")
+    path = run_folder(trial) / SELECTION
+    if (found := store.resume_json(path, spec_key(trial))) is not None:
+        return found
     extra = {"topological": {"checkpoints": path.parent}, "taylor": {"labels": labels}}
     made = selection(dense, example, trial.method, trial.ratio, trial.seed, **trial.options,
                      **extra.get(trial.method, {}))
     result = {"kept": made.kept, "selection_seconds": made.seconds, "searches": made.searches}
-    store.write(path, json.dumps(result).encode())
+    store.write_json(path, spec_key(trial), result)
     return result
+
+
+def _without(names: set[str], value):
+    """JSON `value` without the fields of these names, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without(names, x) for key, x in value.items() if key not in names}
+    return [_without(names, x) for x in value] if isinstance(value, list) else value
 
 
 def _cost(model: nn.Module, data: Data) -> dict:
     return asdict(cost(model, data.example()))
-
-
-def _folder(spec: Dense | Trial | Portrait) -> Path:
-    return datasets.cache() / "runs" / f"{type(spec).__name__.lower()}-{spec_key(spec)}"
 
 
 def _dense_of(spec: Dense | Trial | Portrait) -> Dense:

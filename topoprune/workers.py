@@ -71,7 +71,7 @@ def on_cluster(address: str, name: str, wanted: list, device: str | None = None,
                          "`dask scheduler --host 127.0.0.1`") from error
     wants = {"resources": {"GPU": 1}} if (device or "").startswith("cuda") else {}
     with client:
-        client.run(_single_thread)
+        client.run(single_thread)
         return records(name, wanted, device, force, client.get_executor(**wants))
 
 
@@ -81,7 +81,7 @@ def _begin(numbers) -> None:
     devices = _visible_devices()
     if len(devices) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-    _single_thread()
+    single_thread()
 
 
 def _visible_devices() -> list[str]:
@@ -93,7 +93,8 @@ def _visible_devices() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _single_thread() -> None:
+def single_thread() -> None:
+    """Compute on one thread from now on: the same sums in every process."""
     import torch
     from threadpoolctl import threadpool_limits
 
