@@ -218,15 +218,44 @@ def test_a_wrong_trial_is_refused(made, fields, message):
 
 @pytest.mark.parametrize("name", ["accuracy_by_ratio", "accuracy_by_cost", "recovery_curves",
                                   "damage_against_recovery", "convergence", "difference_plot",
-                                  "training_curves"])
+                                  "training_curves", "survival_curves", "partial_effect",
+                                  "selection_cost", "searches", "ablation_plot"])
 def test_every_figure_draws_the_records(made, name):
     figure = getattr(figures, name)(made[1])
-    assert any(axes.has_data() for axes in figure.axes)
+    assert any(axes.has_data() for axes in figure.axes) and len(figure.data)
+
+
+@pytest.mark.parametrize("column", ["topological distance", "live channels (%)", "removed norm"])
+def test_layers_are_mapped(made, column):
+    figure = figures.layer_map(made[1], column)
+    assert len(figure.data) == 4 * 13 and figure.axes[0].has_data()
+
+
+def test_a_figure_is_shown_with_its_downloads(made, tmp_path, monkeypatch):
+    import pandas as pd
+
+    shown = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+    figure = figures.accuracy_by_ratio(made[1])
+    figures.show(figure, "A caption.", "What is seen.", "a-name")
+    assert (tmp_path / "downloads/a-name.svg").read_text().count("<svg") == 1
+    assert len(pd.read_csv(tmp_path / "downloads/a-name.csv")) == len(figure.data)
+    myst = shown[0]["text/markdown"]
+    assert ":name: a-name\n:alt: What is seen.\n\nA caption. {download}`SVG <downloads/a-name.svg>`" in myst
+
+
+def test_the_explorer_holds_every_run_and_no_markup_of_a_record(made):
+    html = figures.explorer(made[1])
+    data = html.split('id="explorer-data">')[1].split("</script>")[0]
+    runs = json.loads(data)
+    assert len(runs) == 4 and all(len(run["test"]) == 3 for run in runs)
+    assert "<" not in data and "//" not in html.replace("</", "")
 
 
 def test_the_portrait_is_drawn_and_counted(made):
     portrait = made[1][-1]
-    for draw in (figures.persistence_diagrams, figures.filters_in_the_plane):
+    for draw in (figures.persistence_diagrams, figures.filters_in_the_plane, figures.barcodes):
         assert any(axes.has_data() for axes in draw(portrait).axes)
     shared = tables.shared_choices(portrait).set_index("method")
     assert shared.loc["L1", "L1"] == 100 and shared.loc["L1", "topological"] < 100

@@ -188,7 +188,8 @@ def hazards(records: Sequence[Record]) -> pd.DataFrame:
         rows.append({"predictor": name, "recovered": int(known["recovered"].sum()),
                      "hazard ratio": float(np.exp(fit.params_["x"])), "low": low, "high": high,
                      "p": fit.summary.loc["x", "p"]})
-    return pd.DataFrame(rows)
+    columns = ["predictor", "recovered", "hazard ratio", "low", "high", "p"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def ablations(records: Sequence[Record]) -> pd.DataFrame:

@@ -83,13 +83,14 @@ def training_curves(records: Sequence[Record]) -> Figure:
 def accuracy_by_ratio(records: Sequence[Record]) -> Figure:
     """Test accuracy before and after fine-tuning against the pruning ratio."""
     frame = trials(records)
-    figure, both = plt.subplots(1, 2, figsize=(9.6, 4), sharex=True)
+    figure, both = plt.subplots(1, 2, figsize=(11, 4), sharex=True)
     for axes, column, title in zip(both, ("damaged", "test"),
                                    ("before fine-tuning", "after fine-tuning"), strict=True):
         _by_method(frame, "ratio", column, axes)
         axes.set(title=title, xlabel="pruning ratio", ylabel="test accuracy (%)")
         axes.axhline(frame["dense test"].mean(), color="grey", linestyle=":", linewidth=1)
     both[0].get_legend().remove()
+    sns.move_legend(both[1], "upper left", bbox_to_anchor=(1, 1))
     return _closed(figure, frame)
 
 
@@ -164,7 +165,7 @@ def difference_plot(records: Sequence[Record], margin: float = 0.5) -> Figure:
                       color=COLOURS[rival], label=f"minus {rival}")
     axes.set(xticks=range(len(ratios)), xticklabels=[f"{ratio:g}" for ratio in ratios],
              xlabel="pruning ratio", ylabel="difference (points)")
-    axes.legend()
+    axes.legend(bbox_to_anchor=(1, 1), loc="upper left")
     return _closed(figure, frame)
 
 
@@ -259,18 +260,18 @@ def survival_curves(records: Sequence[Record]) -> Figure:
     return _closed(grid.figure, frame)
 
 
-def layer_map(records: Sequence[Record], column: str, title: str) -> Figure:
+def layer_map(records: Sequence[Record], column: str) -> Figure:
     """One quantity of `tables.layer_frame` by layer and method, one panel a ratio, mean over seeds."""
     frame = layer_frame(records).dropna(subset=[column])
     ratios = sorted(frame["ratio"].unique())
     figure, panels = plt.subplots(1, len(ratios), figsize=(3.2 * len(ratios) + 1.6, 3.6),
                                   sharey=True, squeeze=False)
-    ends = frame[column].min(), frame[column].max()
+    ends = (0, 100) if column.endswith("(%)") else (0, frame[column].max())
     for axes, ratio in zip(panels[0], ratios, strict=True):
         part = frame[frame["ratio"] == ratio].pivot_table(index="method", columns="layer",
                                                           values=column, sort=False)
         sns.heatmap(part.loc[_present(frame[frame["ratio"] == ratio])], vmin=ends[0], vmax=ends[1],
-                    cmap="viridis", ax=axes, cbar=ratio == ratios[-1], cbar_kws={"label": title})
+                    cmap="viridis", ax=axes, cbar=ratio == ratios[-1], cbar_kws={"label": column})
         axes.set(title=f"ratio {ratio:g}", xlabel="convolution", ylabel="")
     return _closed(figure, frame)
 

@@ -351,6 +351,7 @@ def show(table: pd.DataFrame, caption: str, name: str) -> None:
     rule = "|" + "---|" * len(table.columns)
     rows = ["| " + " | ".join(_cell(value) for value in row) + " |"
             for row in table.itertuples(index=False)]
+    rows = rows or ["| none |" + " |" * (len(table.columns) - 1)]
     myst = "\n".join([f":::{{table}} {caption}", f":name: {name}", "", header, rule, *rows, ":::"])
     display({"text/markdown": myst, "text/html": table.to_html(index=False)}, raw=True)
 
