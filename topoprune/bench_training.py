@@ -94,9 +94,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=list(GOALS), default=training.default_device(),
                         help="default: cuda where there is one")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too (always on cuda)")
+    parser.add_argument("--rounds", type=int, help="turns of the compared ways (default 5)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"JSON (default {OUTPUT})")
     options = parser.parse_args(arguments)
     bed = prepare(options.device, options.quick, options.compile)
+    if options.rounds is not None:
+        bed = replace(bed, rounds=options.rounds)
     found = {"machine": measuring.machine(PACKAGES), "settings": describe(bed, options.quick)}
     measuring.run(SECTIONS, (bed,), found, options.output)
 
