@@ -82,8 +82,9 @@ def select(model: nn.Module, example_inputs: torch.Tensor, method: str = "topolo
 
 
 def selection(model: nn.Module, example_inputs: torch.Tensor, method: str = "topological",
-              ratio: float = 0.5, seed: int = 0, round_to: int = 1, **options) -> Selection:
-    """As `select`, with the time and the course of the search."""
+              ratio: float = 0.5, seed: int = 0, round_to: int = 1,
+              layers: Sequence[str] | None = None, **options) -> Selection:
+    """As `select`, with the time and the course of the search; of some `layers` alone if named."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
     if not 0 <= ratio < 1:
@@ -93,7 +94,8 @@ def selection(model: nn.Module, example_inputs: torch.Tensor, method: str = "top
         raise ValueError(f"round_to must be at least 1, got {round_to}: kept filters come in "
                          "multiples of it")
     _check_options(method, options)
-    groups = couplings(model, example_inputs)
+    groups = [group for group in couplings(model, example_inputs)
+              if layers is None or not set(layers).isdisjoint(group.layers)]
     remaining = [_remaining(group.choices, ratio, round_to) for group in groups]
     _make_ready(method)
     started = time.perf_counter()

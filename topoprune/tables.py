@@ -347,6 +347,8 @@ def show(table: pd.DataFrame, caption: str, name: str) -> None:
     """Display a table: MyST (numbered, with a caption) in the book, HTML in a notebook."""
     from IPython.display import display
 
+    if "ratio" in table and pd.api.types.is_float_dtype(table["ratio"]):
+        table = table.assign(ratio=table["ratio"].map("{:g}".format))
     header = "| " + " | ".join(map(str, table.columns)) + " |"
     rule = "|" + "---|" * len(table.columns)
     rows = ["| " + " | ".join(_cell(value) for value in row) + " |"

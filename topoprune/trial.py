@@ -261,7 +261,7 @@ def _run_portrait(portrait: Portrait, data: Data) -> dict:
     for method in portrait.methods:
         options = portrait.options if method == "topological" else {}
         kept[method] = selection(model, example, method, portrait.ratio, portrait.dense.seed,
-                                 **options).kept[portrait.layer]
+                                 layers=(portrait.layer,), **options).kept[portrait.layer]
         diagrams[method] = topology.diagrams(delta[kept[method]][:, kept[method]])
     return {"plane": plane.fit_transform(delta.astype("float64")).round(4).tolist(), "kept": kept,
             "diagrams": {name: {str(d): pairs.round(6).tolist() for d, pairs in made.items()}
