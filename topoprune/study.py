@@ -84,7 +84,7 @@ _PILOT = Profile(
     layer="features.24", search={"population": 64, "generations": 60}, ablation="pilot-ablation")
 PROFILES = {
     "quick": _QUICK,
-    "quick-ablation": replace(_QUICK, ratios=(0.5,), methods=ABLATIONS),
+    "quick-ablation": replace(_QUICK, seeds=(0,), ratios=(0.5,), methods=ABLATIONS),
     "pilot": _PILOT,
     "pilot-ablation": replace(_PILOT, ratios=(0.5,), methods=ABLATIONS),
     "study": Profile(
