@@ -29,6 +29,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from topoprune import store, study, workers
+from topoprune.measuring import machine
 from topoprune.store import Store, StoreError, StoreWarning
 from topoprune.training import Recipe
 from topoprune.trial import DENSE, Dense, Record, Trial, provenance, reached, run_folder, spec_key, timeless
@@ -118,9 +119,8 @@ def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 8) -> d
     Raises:
         TortureError: a process ended with an error of its own.
     """
-    from topoprune.bench import machine
 
-    started, around = time.perf_counter(), machine()
+    started, around = time.perf_counter(), machine(["torch", "numpy", "deap", "filelock"])
     expected, longest = uninterrupted(folder / "expected", epochs)
     blows = blows_of(seed)
     landed, during, counts, differences = Counter(), Counter(), Counter(), []
