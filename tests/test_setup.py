@@ -149,12 +149,15 @@ def test_every_record_is_forced_once():
     forcing = [path for path, own in given.items() if "force" in own]
     forced_call = re.compile(r"study\.records\(((?:(?!study\.records).)+), force\)")
     calls = [call for path in forcing for call in forced_call.findall((build.ROOT / path).read_text())]
-    own = {"dense": study.dense_specs("quick"), "portrait": [study.portrait_spec("quick")],
+    own = {"profile, study.dense": study.dense_specs("quick"), "portrait": [study.portrait_spec("quick")],
            "[\\\"topological": study.trial_specs("quick", None, ["topological"]),
-           "trials": study.trial_specs("quick", None, ["random", "l1", "l2", "fpgm"])}
+           "profile, trials": study.trial_specs("quick", None, ["random", "l1", "l2", "fpgm"]),
+           "others": study.trial_specs("quick", None, ["activations", "pointed", "magnitude", "taylor"]),
+           "ablation, [*": [*study.dense_specs("quick-ablation"), *study.trial_specs("quick-ablation")]}
     forced = [study.spec_key(spec) for call in calls
               for spec in next(specs for name, specs in own.items() if name in call)]
-    assert sorted(forced) == sorted(map(study.spec_key, study.specs("quick")))
+    wanted = [*study.specs("quick"), *own["ablation, [*"]]
+    assert sorted(forced) == sorted(map(study.spec_key, wanted))
 
 
 def test_a_chapter_is_published_whole(project):
