@@ -355,7 +355,9 @@ def _at(row, what: str) -> str:
 
 
 def _interval(row) -> str:
-    if row is None or np.isnan(row["low"]):
+    if row is None:
+        return "none: not on record"
+    if np.isnan(row["low"]):
         return "none: one seed"
     return f"{row['low']:+.2f} to {row['high']:+.2f}"
 
