@@ -390,7 +390,7 @@ def _parser() -> argparse.ArgumentParser:
                                      description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100, help="that must land (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the aims and delays")
-    parser.add_argument("--epochs", type=int, default=4, help="of each training (default 8)")
+    parser.add_argument("--epochs", type=int, default=4, help="of each training (default 4)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"JSON (default {OUTPUT})")
     parser.add_argument("--once", type=Path, help=argparse.SUPPRESS)
     return parser
