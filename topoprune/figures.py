@@ -303,22 +303,22 @@ def ablation_plot(records: Sequence[Record]) -> Figure:
 
 
 def searches(records: Sequence[Record]) -> Figure:
-    """Best fitness against evaluations: the genetic algorithm beside its rivals, mean over layers."""
-    rows = [{"search": "genetic" if name_of(record.spec) == "topological" else name_of(record.spec),
-             "layer": layer, "seed": record.spec.seed, "evaluations": step["evaluations"],
-             "best fitness": step["best"]}
+    """Fitness found by each search, layer by layer, relative to the genetic algorithm's."""
+    rows = [{"search": name_of(record.spec), "layer": layer, "seed": record.spec.seed,
+             "ratio": record.spec.ratio, "fitness": history[-1]["best"]}
             for record in of_kind(records, Trial)
             if name_of(record.spec) in ("topological", *evidence.SAME_FITNESS)
-            for layer, history in record.result["searches"].items() for step in history]
+            for layer, history in record.result["searches"].items() if history]
     frame = pd.DataFrame(rows)
-    last = frame.groupby("layer")["best fitness"].transform("min")
-    frame["excess (%)"] = 100 * (frame["best fitness"] / last - 1)
-    bins = np.geomspace(1, frame["evaluations"].max(), 30)
-    frame["asked"] = bins[np.digitize(frame["evaluations"], bins).clip(max=len(bins) - 1)]
-    figure, axes = plt.subplots(figsize=(7.4, 4))
-    sns.lineplot(frame, x="asked", y="excess (%)", hue="search", style="search", errorbar=None, ax=axes)
-    axes.set(xscale="log", xlabel="evaluations of the fitness",
-             ylabel="fitness above the best found (%)")
+    genetic = frame[frame["search"] == "topological"].drop(columns="search")
+    frame = frame.merge(genetic, on=["layer", "seed", "ratio"], suffixes=("", " of the genetic"))
+    frame = frame[frame["fitness of the genetic"] > 0].replace({"search": {"topological": "genetic"}})
+    frame["relative fitness"] = frame["fitness"] / frame["fitness of the genetic"]
+    figure, axes = plt.subplots(figsize=(7.4, 0.5 * frame["search"].nunique() + 1.4))
+    sns.stripplot(frame, x="relative fitness", y="search", hue="search", legend=False, ax=axes)
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set(xscale="log", xlabel="fitness found, relative to the genetic algorithm's (lower is better)",
+             ylabel="")
     return _closed(figure, frame)
 
 
