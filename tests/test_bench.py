@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from topoprune import bench_training, figures, surgery, tables
+from topoprune import bench_tables, bench_training, figures, surgery
 
 PAGE = nbformat.read(Path(__file__).parent.parent / "book" / "engine.ipynb", as_version=4)
 # Python 3.12 warns of the fork by which DataLoader starts its processes.
@@ -33,7 +33,7 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured(written):
-    return tables.benchmark(written)
+    return bench_tables.benchmark(written)
 
 
 def refuse(constant: str):
@@ -78,15 +78,16 @@ def test_kept_filters_are_rounded_up(multiple):
 
 
 def test_the_page_can_be_made(measured, written):
-    made = [tables.engine_loops(measured), tables.engine_peaks(measured), tables.engine_operations(measured),
-            tables.engine_removal(measured), tables.engine_growth(measured),
-            tables.engine_processes(measured), tables.campaign_table(measured),
-            tables.search_growth(tables.benchmark())]
+    made = [bench_tables.engine_loops(measured), bench_tables.engine_peaks(measured),
+            bench_tables.engine_operations(measured), bench_tables.engine_removal(measured),
+            bench_tables.engine_growth(measured), bench_tables.engine_processes(measured),
+            bench_tables.campaign_table(measured),
+            bench_tables.search_growth(bench_tables.benchmark())]
     assert all(isinstance(table, pd.DataFrame) and len(table) for table in made)
     for figure in (figures.engine_operations, figures.engine_removal, figures.engine_growth):
         assert figure(measured).axes
     prose = "\n".join(cell.source for cell in PAGE.cells if cell.cell_type == "markdown")
-    numbers = tables.engine_numbers(measured)
+    numbers = bench_tables.engine_numbers(measured)
     quoted = re.findall(r"{glue:text}`engine_(\w+)(?::([^`]*))?`", prose)
     assert quoted
     for name, format in quoted:
@@ -94,7 +95,7 @@ def test_the_page_can_be_made(measured, written):
 
 
 def test_the_campaign_is_arithmetic():
-    campaign = tables.Campaign(images=3_600, multiply_adds=1e9, networks=1, dense_epochs=10, trials=3,
+    campaign = bench_tables.Campaign(images=3_600, multiply_adds=1e9, networks=1, dense_epochs=10, trials=3,
                                recovery_epochs=4, devices=2, peak=6e12, share=0.5)
     hours = campaign.hours(pruned=0.5)
     epoch = 6e9 * 3_600 / 3e12 / 3_600

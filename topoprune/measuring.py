@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from topoprune import store
+
 Rows = list[dict[str, Any]]
 
 
@@ -29,10 +31,7 @@ def run(sections: dict[str, Callable[..., Rows]], arguments: tuple, found: dict,
         found[name] = section(*arguments)
         print(f"\n{(section.__doc__ or name).splitlines()[0]} ({time.perf_counter() - started:.0f} s)")
         print(pd.DataFrame(found[name]).to_string(index=False, float_format=lambda x: f"{x:.4g}"), flush=True)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = output.with_name(output.name + ".partial")
-        partial.write_text(json.dumps(found, indent=1) + "\n")
-        os.replace(partial, output)
+        store.write(output, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def machine(packages: list[str]) -> dict[str, Any]:

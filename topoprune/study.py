@@ -40,8 +40,9 @@ VARIANTS: dict[str, tuple[str, dict]] = {
 }
 """What the study calls a method -> a method of `pruners.select` and its options."""
 
-METHODS = tuple(VARIANTS)[:9]
-ABLATIONS = ("topological", "activations", "pointed", *tuple(VARIANTS)[9:])
+METHODS = (*LAYERWISE, "activations", "pointed", "magnitude", "taylor")
+ABLATIONS = ("topological", "activations", "pointed",
+             *(name for name in VARIANTS if name not in METHODS))
 
 
 @dataclass(frozen=True)

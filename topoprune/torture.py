@@ -69,7 +69,6 @@ def main(arguments: list[str] | None = None) -> int:
         return once(options.once, options.epochs)
     with tempfile.TemporaryDirectory() as folder:
         found = torture(Path(folder), options.kills, options.seed, options.epochs)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     store.write(options.output, (json.dumps(found, indent=1) + "\n").encode())
     print(report(found))
     return 0 if sound(found) else 1
@@ -106,7 +105,7 @@ def once(folder: Path, epochs: int, limit: int | None = None) -> int:
     return 0
 
 
-def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 8) -> dict:
+def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 4) -> dict:
     """Kill the trial `kills` times and count what came of it.
 
     Args:
@@ -119,7 +118,6 @@ def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 8) -> d
     Raises:
         TortureError: a process ended with an error of its own.
     """
-
     started, around = time.perf_counter(), machine(["torch", "numpy", "deap", "filelock"])
     expected, longest = uninterrupted(folder / "expected", epochs)
     blows = blows_of(seed)
