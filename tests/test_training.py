@@ -1,5 +1,7 @@
 """The loop learns, repeats itself bit for bit, and continues where it stopped."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -35,6 +37,7 @@ def outcome(history):
 
 
 RECIPE = Recipe(epochs=3, batch=64, peak_rate=0.05)
+RECIPES = pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, muon_rate=0.05)])
 
 
 def test_the_digits_are_learned():
@@ -45,20 +48,53 @@ def test_the_digits_are_learned():
 
 
 def test_the_rate_rises_and_falls_to_zero():
-    recipe = Recipe(epochs=1, peak_rate=0.4, warmup=0.25)
-    rates = [recipe.rate(x) for x in (0.0, 0.125, 0.25, 0.625, 1.0)]
-    assert rates == pytest.approx([0, 0.2, 0.4, 0.2, 0], abs=1e-6)
+    recipe = Recipe(epochs=1, warmup=0.25)
+    shares = [recipe.cycle(x) for x in (0.0, 0.125, 0.25, 0.625, 1.0)]
+    assert shares == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
-def test_one_seed_one_result(data):
-    runs = [(model := network(), outcome(train(model, data, RECIPE, seed))) for seed in (1, 1, 2)]
+@pytest.mark.parametrize("weights", [torch.randn(6, 4, 3, 3), torch.randn(3, 9, 1, 1),
+                                     torch.randn(5, 1, 3, 3), torch.randn(64, 3, 3, 3)])
+def test_muon_moves_a_convolution_by_the_nearest_orthogonal_matrix(weights):
+    weight = nn.Parameter(weights.to(memory_format=torch.channels_last))
+    weight.grad = torch.randn_like(weight)
+    before, rate = weight.detach().clone(), 0.1
+    training._Muon([weight], lr=rate, weight_decay=0.5, momentum=0.0, nesterov=False).step()
+    step = (before * (1 - rate * 0.5) - weight.detach()).flatten(1) / rate
+    left, _, right = torch.linalg.svd(weight.grad.flatten(1), full_matrices=False)
+    rows, columns = step.shape
+    # Five Newton-Schulz steps in bfloat16 bring the singular values near 1, not to it.
+    alike = (step * (left @ right)).sum() / min(rows, columns) / max(1, rows / columns) ** 0.5
+    assert 0.7 < alike < 1.2
+    assert torch.linalg.svdvals(step).max() < 1.3 * max(1, rows / columns) ** 0.5
+
+
+def test_muon_refuses_what_it_would_only_copy():
+    with pytest.raises(ValueError, match="channels_last"):
+        training._Muon([nn.Parameter(torch.randn(4, 4, 3, 3))], lr=0.1)
+
+
+def test_muon_learns_and_leaves_the_rest_to_sgd(data):
+    runs = [(model := network(), train(model, data, replace(RECIPE, peak_rate=rate, muon_rate=0.05)))
+            for rate in (0.05, 0.0)]
+    assert runs[0][1][-1].loss < runs[0][1][0].loss
+    fresh, still = network().state_dict(), runs[1][0].state_dict()
+    moved = {name for name, value in runs[1][0].named_parameters()
+             if not torch.equal(value, fresh[name])}
+    assert moved == {name for name, value in still.items() if value.ndim == 4}
+
+
+@RECIPES
+def test_one_seed_one_result(data, recipe):
+    runs = [(model := network(), outcome(train(model, data, recipe, seed))) for seed in (1, 1, 2)]
     assert runs[0][1] == runs[1][1] != runs[2][1]
     assert same(runs[0][0], runs[1][0]) and not same(runs[0][0], runs[2][0])
 
 
-def test_an_interrupted_run_continues_bit_for_bit(data, tmp_path, monkeypatch):
+@RECIPES
+def test_an_interrupted_run_continues_bit_for_bit(data, recipe, tmp_path, monkeypatch):
     whole = network()
-    expected = outcome(train(whole, data, RECIPE, 5))
+    expected = outcome(train(whole, data, recipe, 5))
     file = tmp_path / "run.safetensors"
     epoch, calls = training._epoch, []
 
@@ -70,9 +106,9 @@ def test_an_interrupted_run_continues_bit_for_bit(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(network(), data, RECIPE, 5, file, "run")
+        train(network(), data, recipe, 5, file, "run")
     continued = network(seed=9)  # whatever it holds is replaced
-    assert outcome(train(continued, data, RECIPE, 5, file, "run")) == expected
+    assert outcome(train(continued, data, recipe, 5, file, "run")) == expected
     assert len(calls) == 4  # two finished epochs were not repeated
     assert same(whole, continued)
 

@@ -9,6 +9,7 @@ seed see the same batches.
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from math import cos, pi
 from pathlib import Path
 
 import torch
@@ -26,15 +27,18 @@ EVALUATION_BATCH = 1000
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with Nesterov momentum under a one-cycle rate.
+    """How to train: SGD with Nesterov momentum under a one-cycle rate, and Muon where it is asked for.
 
     Attributes:
         epochs: passes over the training split.
         batch: images a step; the last incomplete batch of an epoch is dropped.
-        peak_rate: learning rate at the top of the cycle (Smith & Topin, 2018).
-        warmup: share of all steps in which the rate rises linearly; then it falls as a cosine to 0.
-        momentum: Nesterov momentum.
-        weight_decay: L2 penalty of the weights; biases and BatchNorm are left free.
+        peak_rate: learning rate of SGD at the top of the cycle (Smith & Topin, 2018).
+        warmup: share of all steps in which the rates rise linearly; then they fall as a cosine to 0.
+        momentum: Nesterov momentum, of both.
+        weight_decay: L2 penalty of SGD's weights; biases and BatchNorm are left free.
+        muon_rate: learning rate at the top of the cycle of Muon (Jordan et al., "Muon", 2024), which
+            then takes the convolutions from SGD; 0 leaves them there.
+        muon_decay: decoupled weight decay of Muon.
         label_smoothing: mass spread over all classes (Szegedy et al., 2016).
         shift: pixels that an image is shifted by at most, edges mirrored.
     """
@@ -47,6 +51,8 @@ class Recipe:
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     shift: int = 4
+    muon_rate: float = 0.0
+    muon_decay: float = 0.05
 
     def __post_init__(self):
         if self.epochs < 0 or self.batch < 1:
@@ -56,12 +62,12 @@ class Recipe:
             raise ValueError(f"warmup must lie in [0, 1), got {self.warmup}: it is a share of all "
                              "steps")
 
-    def rate(self, progress: float) -> float:
-        """Learning rate after the share `progress` in [0, 1] of all steps."""
+    def cycle(self, progress: float) -> float:
+        """Share of its peak that a learning rate has after the share `progress` of all steps."""
         if progress < self.warmup:
-            return self.peak_rate * progress / self.warmup
+            return progress / self.warmup
         fall = (progress - self.warmup) / (1 - self.warmup)
-        return self.peak_rate * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * fall)).item())
+        return 0.5 * (1 + cos(pi * fall))
 
 
 @dataclass(frozen=True)
@@ -108,18 +114,18 @@ def train(model: nn.Module, data: Data, recipe: Recipe, seed: int = 0,
         raise ValueError(f"batch must be at most the {len(data.train)} training images, got "
                          f"{recipe.batch}")
     model.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(model, recipe)
+    optimizers = _optimizers(model, recipe)
     identity = f"{identity} {asdict(recipe)} seed {seed}"
-    history = _restore(model, optimizer, checkpoint, identity)
+    history = _restore(model, optimizers, checkpoint, identity)
     for epoch in tqdm(range(len(history), recipe.epochs), initial=len(history),
                       total=recipe.epochs, desc="train", unit="epoch", leave=False, disable=None):
         started = time.perf_counter()
-        loss = _epoch(model, optimizer, data, recipe, seed, epoch)
+        loss = _epoch(model, optimizers, data, recipe, seed, epoch)
         seconds = time.perf_counter() - started
         history.append(Epoch(epoch + 1, seconds, loss, accuracy(model, data, data.validation),
                              accuracy(model, data, data.test)))
         if checkpoint is not None:
-            _save(model, optimizer, checkpoint, history, {"identity": identity, "source": source})
+            _save(model, optimizers, checkpoint, history, {"identity": identity, "source": source})
     return history
 
 
@@ -150,7 +156,7 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _epoch(model, optimizer, data: Data, recipe: Recipe, seed: int, epoch: int) -> float:
+def _epoch(model, optimizers, data: Data, recipe: Recipe, seed: int, epoch: int) -> float:
     """One pass over the training split; the mean loss."""
     device = data.train.labels.device
     # Drawn on the CPU: the same numbers on every device.
@@ -162,15 +168,16 @@ def _epoch(model, optimizer, data: Data, recipe: Recipe, seed: int, epoch: int) 
         torch.manual_seed((seed << 20) + epoch)
         mirrored = _mirrored(data, seed, epoch).to(device)
         for step, (images, labels) in enumerate(_augmented(data, recipe, random, mirrored)):
-            rate = recipe.rate((epoch * steps + step) / (recipe.epochs * steps))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            share = recipe.cycle((epoch * steps + step) / (recipe.epochs * steps))
             with _autocast(device):
                 logits = model(data.normalized(images))
                 loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = share * group["peak"]
+                optimizer.step()
             total += loss.detach()
     return total.item() / steps
 
@@ -223,26 +230,62 @@ def _autocast(device: torch.device):
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    weights = [p for p in model.parameters() if p.ndim > 1]
+class _Muon(torch.optim.Muon):
+    """PyTorch's Muon takes matrices only: here each row of one is a filter of a convolution."""
+
+    def __init__(self, weights: list[nn.Parameter], **settings):
+        self.weights = weights
+        matrices = [_matrix(weight.detach()) for weight in weights]
+        if any(m.data_ptr() != w.data_ptr() for m, w in zip(matrices, weights, strict=True)):
+            raise ValueError("Muon needs the network in channels_last: what it moved would be copies")
+        super().__init__(matrices, **settings)
+
+    def step(self):
+        for weight, matrix in zip(self.weights, self.param_groups[0]["params"], strict=True):
+            matrix.grad = None if weight.grad is None else _matrix(weight.grad)
+        super().step()
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """(filters, channels, h, w) -> (filters, h * w * channels); of a weight in channels_last a view."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Each group of parameters carries the peak of its rate."""
+    convolutions = [p for p in model.parameters() if p.ndim == 4 and recipe.muon_rate]
+    taken = set(map(id, convolutions))
+    weights = [p for p in model.parameters() if p.ndim > 1 and id(p) not in taken]
     free = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": recipe.weight_decay},
               {"params": free, "weight_decay": 0.0}]
-    return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=recipe.momentum,
-                           nesterov=recipe.momentum > 0)
+    momentum = {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
+    optimizers = [torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, **momentum)]
+    if convolutions:
+        optimizers.append(_Muon(convolutions, lr=0.0, weight_decay=recipe.muon_decay, **momentum))
+    for optimizer, peak in zip(optimizers, (recipe.peak_rate, recipe.muon_rate), strict=False):
+        for group in optimizer.param_groups:
+            group["peak"] = peak
+    return optimizers
 
 
-def _save(model, optimizer, checkpoint: Path, history: list[Epoch], about: dict) -> None:
+def _moving(optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, dict, Tensor]]:
+    """Name, state and value of every parameter that an optimizer moves."""
+    for optimizer in optimizers:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for i, parameter in enumerate(parameters):
+            yield f"momentum.{type(optimizer).__name__}.{i}", optimizer.state[parameter], parameter
+
+
+def _save(model, optimizers, checkpoint: Path, history: list[Epoch], about: dict) -> None:
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{name}"] = buffer
+    tensors |= {name: state["momentum_buffer"] for name, state, _ in _moving(optimizers)
+                if state.get("momentum_buffer") is not None}
     store.write_tensors(checkpoint, tensors,
                         {**about, "history": [asdict(epoch) for epoch in history]})
 
 
-def _restore(model, optimizer, checkpoint: Path | None, identity: str) -> list[Epoch]:
+def _restore(model, optimizers, checkpoint: Path | None, identity: str) -> list[Epoch]:
     """Continue from the checkpoint, where there is one that belongs to this run."""
     found = store.resume_tensors(checkpoint, identity) if checkpoint is not None else None
     if found is None:
@@ -250,8 +293,7 @@ def _restore(model, optimizer, checkpoint: Path | None, identity: str) -> list[E
     tensors, metadata = found
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()
                            if k.startswith("model.")})
-    for name, parameter in model.named_parameters():
-        if f"momentum.{name}" in tensors:
-            buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
-            optimizer.state[parameter]["momentum_buffer"] = buffer
+    for name, state, parameter in _moving(optimizers):
+        if name in tensors:
+            state["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[name])
     return [Epoch(**epoch) for epoch in metadata["history"]]

@@ -145,9 +145,15 @@ class Record:
         return made
 
 
+_YOUNGER = {"muon_rate": 0.0, "muon_decay": 0.05}
+"""Settings that the first records did not know, with the values that leave those as they were."""
+
+
 def plain(spec: Dense | Trial | Portrait) -> dict:
-    """The spec as JSON values."""
-    return json.loads(json.dumps(asdict(spec)))
+    """The spec as JSON values; younger settings only where they differ from `_YOUNGER`, so that
+    records from before them keep their keys."""
+    return json.loads(json.dumps(asdict(spec)), object_hook=lambda fields: {
+        name: value for name, value in fields.items() if _YOUNGER.get(name) != value})
 
 
 def spec_key(spec: Dense | Trial | Portrait) -> str:
