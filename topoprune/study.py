@@ -92,7 +92,7 @@ PROFILES = {
         dataset="cifar10", width=1.0, seeds=(0, 1, 2), ratios=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
         first=(0.5, 0.8, 0.9),
         dense=Recipe(epochs=20, batch=512, peak_rate=0.3, muon_rate=0.1),
-        recovery=Recipe(epochs=5, peak_rate=0.05),
+        recovery=Recipe(epochs=5, peak_rate=0.05, muon_rate=0.05),
         layer="features.24", search={"population": 64, "generations": 60}, ablation="ablation"),
     "ablation": replace(_PILOT, seeds=(0, 1, 2, 3, 4), ratios=(0.5,), methods=ABLATIONS),
 }
