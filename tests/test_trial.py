@@ -277,6 +277,31 @@ def test_tables_hold_the_records_numbers(made):
         assert len(made_table)
 
 
+def test_a_contrast_is_run_and_put_beside(made, monkeypatch):
+    records = made[1]
+    assert study.contrast("tiny") == [] and tables.optimizers_table(records, []).empty
+    muon = dataclasses.replace(TINY.dense, muon_rate=0.05)
+    monkeypatch.setitem(study.PROFILES, "tiny-muon", dataclasses.replace(TINY, seeds=(0,), dense=muon))
+    monkeypatch.setitem(study.PROFILES, "tiny", dataclasses.replace(TINY, contrast="tiny-muon"))
+    beside = study.contrast("tiny")
+    table = tables.optimizers_table(records, beside).set_index("method")
+    assert list(table.index) == ["L1", "topological"]
+    pruned = {tables.name_of(r.spec): r.result for r in beside if isinstance(r.spec, Trial)}
+    for method, result in pruned.items():
+        assert table.loc[method, "Muon: fine-tuned (%)"] == 100 * result["history"][-1]["test"]
+    assert table["SGD: dense (%)"].iloc[0] == pytest.approx(
+        50 * sum(r.result["test"] for r in records[:2]))
+
+
+def test_younger_settings_leave_old_keys_alone(made):
+    dense = made[1][0].spec
+    known = set(trial.plain(dense)["recipe"])
+    assert not known & {"muon_rate", "muon_decay"}
+    with_muon = dataclasses.replace(dense, recipe=dataclasses.replace(dense.recipe, muon_rate=0.05))
+    assert set(trial.plain(with_muon)["recipe"]) == known | {"muon_rate"}
+    assert spec_key(with_muon) != spec_key(dense)
+
+
 def test_simple_measures_of_a_removal_by_hand(made):
     from topoprune.data import load
 

@@ -59,6 +59,7 @@ class Profile:
         methods: names of `VARIANTS`.
         search: budget of the genetic algorithm.
         ablation: the profile of the ablations that its book shows.
+        contrast: the profile, if any, that its book shows beside it: dense networks of SGD alone.
     """
 
     dataset: str
@@ -72,6 +73,7 @@ class Profile:
     methods: tuple[str, ...] = METHODS
     search: dict = field(default_factory=dict)
     ablation: str = ""
+    contrast: str = ""
 
 
 _QUICK = Profile(
@@ -83,17 +85,20 @@ _PILOT = Profile(
     dataset="cifar10", width=0.25, seeds=(0,), ratios=(0.3, 0.5, 0.7, 0.9),
     dense=Recipe(epochs=14), recovery=Recipe(epochs=5, peak_rate=0.05),
     layer="features.24", search={"population": 64, "generations": 60}, ablation="pilot-ablation")
+_STUDY = Profile(
+    dataset="cifar10", width=1.0, seeds=(0, 1, 2), ratios=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
+    first=(0.5, 0.8, 0.9), dense=Recipe(epochs=20, batch=512, peak_rate=0.3, muon_rate=0.1),
+    recovery=Recipe(epochs=5, peak_rate=0.05, muon_rate=0.05),
+    layer="features.24", search={"population": 64, "generations": 60}, ablation="ablation",
+    contrast="study-sgd")
 PROFILES = {
     "quick": _QUICK,
     "quick-ablation": replace(_QUICK, seeds=(0,), ratios=(0.5,), methods=ABLATIONS),
     "pilot": _PILOT,
     "pilot-ablation": replace(_PILOT, ratios=(0.5,), methods=ABLATIONS),
-    "study": Profile(
-        dataset="cifar10", width=1.0, seeds=(0, 1, 2), ratios=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
-        first=(0.5, 0.8, 0.9),
-        dense=Recipe(epochs=20, batch=512, peak_rate=0.3, muon_rate=0.1),
-        recovery=Recipe(epochs=5, peak_rate=0.05, muon_rate=0.05),
-        layer="features.24", search={"population": 64, "generations": 60}, ablation="ablation"),
+    "study": _STUDY,
+    "study-sgd": replace(_STUDY, seeds=(0,), ratios=(0.9,), first=(), contrast="",
+                         dense=Recipe(epochs=20, peak_rate=0.4)),
     "ablation": replace(_PILOT, seeds=(0, 1, 2, 3, 4), ratios=(0.5,), methods=ABLATIONS),
 }
 
@@ -123,6 +128,14 @@ def trial_specs(name: str, seeds: Iterable[int] | None = None,
     return [_trial(p, dense, method, ratio)
             for ratios in (p.first, others) for dense in dense_specs(name, seeds)
             for ratio in ratios for method in (methods or p.methods)]
+
+
+def contrast(name: str, seeds: Iterable[int] | None = None, device: str | None = None,
+             force: bool = False) -> list[Record]:
+    """The records of the profile that is put beside this one; none where there is no such profile."""
+    beside = profile(name).contrast
+    wanted = beside and [*dense_specs(beside, seeds), *trial_specs(beside, seeds)]
+    return records(beside, wanted, device, force) if beside else []
 
 
 def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 0.5) -> Portrait:

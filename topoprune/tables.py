@@ -183,6 +183,25 @@ def damage_table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows).groupby(["ratio", "method"], sort=True).mean().reset_index()
 
 
+def optimizers_table(records: Sequence[Record], contrast: Sequence[Record]) -> pd.DataFrame:
+    """What both have on record, side by side by the optimiser that trained the dense networks."""
+    columns = {"dense test": "dense (%)", "test": "fine-tuned (%)", "removed norm": "norm removed (%)"}
+    sides = []
+    for side in (records, contrast):
+        frame = trials(side)
+        if frame.empty:
+            return pd.DataFrame(columns=["ratio", "method"])
+        frame["removed norm"] *= 100
+        sides.append(frame.groupby(["ratio", "method"], sort=False)[list(columns)].mean()
+                     .rename(columns={c: f"{_optimizer(side)}: {text}" for c, text in columns.items()}))
+    return sides[0].join(sides[1], how="inner").reset_index()
+
+
+def _optimizer(records: Sequence[Record]) -> str:
+    recipe = of_kind(records, Dense)[0].spec.recipe
+    return "Muon" if recipe.muon_rate else "SGD"
+
+
 def search_table(records: Sequence[Record]) -> pd.DataFrame:
     """What the search of a whole network took: generations, evaluations, seconds, gain."""
     rows = []
