@@ -1,7 +1,7 @@
 # Everything starts here: `make help`. A machine with Python 3.11 or 3.12 and make needs nothing else.
 
 PROFILE   ?= quick# what `make reproduce` runs: quick, pilot or study
-PUBLISHED ?= pilot# the profile of the committed records, which `make book` shows
+PUBLISHED ?= study# the profile of the committed records, which `make book` shows
 ARGS      ?=# more for book/build.py, as in ARGS="--device cuda --seeds 0 1 --force"
 
 # The first of these that is Python 3.11 or 3.12 and can make an environment; or say PYTHON=/path/to/python.
