@@ -16,6 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
@@ -83,6 +85,7 @@ def stage() -> None:
 
 def run(path: Path, parameters: dict) -> None:
     """Run one chapter to a partial file and publish it, whole and with its provenance, into the stage."""
+    print(f"build.py: {path}", file=sys.stderr, flush=True)
     started = time.perf_counter()
     partial = BUILD / "partial" / path.name
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +120,17 @@ def run(path: Path, parameters: dict) -> None:
     os.replace(partial, STAGE / path)
 
 
+def run_side_by_side(todo: dict[Path, dict]) -> None:
+    """Run chapters that do not need each other; a failure ends it when those that have begun are done."""
+    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), get_context("spawn")) as pool:
+        futures = [pool.submit(run, path, own) for path, own in todo.items()]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def assignment(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals:
@@ -139,9 +153,11 @@ def main() -> None:
 
     todo = check(chapters(), parameters)
     stage()
-    for number, (path, own) in enumerate(todo.items(), 1):
-        print(f"[{number}/{len(todo)}] {path}", file=sys.stderr, flush=True)
-        run(path, own)
+    if os.environ.get("TOPOPRUNE_NO_RUN"):  # they only read records
+        run_side_by_side(todo)
+    else:
+        for path, own in todo.items():
+            run(path, own)
 
 
 if __name__ == "__main__":
