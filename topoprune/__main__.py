@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -42,7 +43,11 @@ def _status(options) -> None:
         state = study.status(options.profile, options.seeds)
         if options.watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")  # an empty screen
-        print("\n".join(study.status_lines(state)), flush=True)
+        try:
+            print("\n".join(study.status_lines(state)), flush=True)
+        except BrokenPipeError:  # `| head` has seen enough; what is left must not be written at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
         if not (options.watch and state["missing"]):
             return
         time.sleep(options.every)
