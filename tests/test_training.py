@@ -1,5 +1,8 @@
 """The loop learns, repeats itself bit for bit, and continues where it stopped."""
 
+import ctypes
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -166,6 +169,30 @@ def test_recalibration_is_the_statistics_of_the_training_images(data):
         output = model[0](data.normalized(data.train.images[:256]))
     torch.testing.assert_close(model[1].running_mean, output.mean((0, 2, 3)), rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(model[1].running_var, output.var((0, 2, 3)), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_kept_memory_is_not_asked_for_again():
+    faults = [int(subprocess.run([sys.executable, "-c", FAULTS, *keep], capture_output=True, text=True,
+                                 check=True).stdout) for keep in (["keep"], [])]
+    assert faults[0] < faults[1] / 10
+
+
+FAULTS = """
+import resource, sys
+import torch
+from topoprune import training
+
+def buffers():
+    for _ in range(20):
+        torch.ones(64 * 2**20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+if sys.argv[1:]:
+    training.keep_memory()
+before = buffers()
+print(buffers() - before)
+"""
 
 
 def test_accuracy_counts_right_answers(data):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,7 +85,29 @@ def test_an_interrupted_trial_continues_from_its_last_epoch(made, folders, monke
     assert not list((folders / "cache" / "runs").glob("trial-*/*"))
 
 
-def interrupted_when_chosen(spec, monkeypatch) -> Path:
+def test_the_deterministic_mode_changes_nothing_on_the_cpu(made, folders, monkeypatch):
+    _, records = made
+    epoch, modes = training._epoch, []
+    monkeypatch.setenv("TOPOPRUNE_DETERMINISTIC", "1")
+    monkeypatch.setattr(training, "_epoch", lambda *arguments: modes.append(
+        torch.are_deterministic_algorithms_enabled()) or epoch(*arguments))
+    assert timeless(run(records[2].spec)) == timeless(records[2])
+    assert modes == [True] * 4
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_an_interrupted_run_continues_bit_for_bit_in_deterministic_mode(made, folders, monkeypatch):
+    spec = made[1][2].spec
+    monkeypatch.setenv("TOPOPRUNE_DETERMINISTIC", "1")
+    whole = run(spec, "cuda")
+    for made_of in (spec.dense, spec):
+        trial.forget(made_of)
+    interrupted_when_chosen(spec, monkeypatch, "cuda")
+    assert timeless(run(spec, "cuda")) == timeless(whole)
+
+
+def interrupted_when_chosen(spec, monkeypatch, device="cpu") -> Path:
     """The selection that a trial keeps, stopped at its first epoch of fine-tuning."""
     dense_epochs, epoch, calls = spec.dense.recipe.epochs, training._epoch, []
 
@@ -96,7 +120,7 @@ def interrupted_when_chosen(spec, monkeypatch) -> Path:
     with monkeypatch.context() as patch:
         patch.setattr(training, "_epoch", stopped)
         with pytest.raises(KeyboardInterrupt):
-            study.records("tiny", [spec])
+            study.records("tiny", [spec], device)
     return run_folder(spec) / "selection.json"
 
 
@@ -343,6 +367,14 @@ def test_the_command_line_runs_and_reports(made, folders, monkeypatch, capsys):
     assert "7 done, 3 missing" in capsys.readouterr().out
 
 
+def test_a_reader_who_has_seen_enough_of_the_status_is_no_error(folders):
+    asked = [sys.executable, "-m", "topoprune", "status"]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # before a line is there
+        assert b"Broken pipe" not in process.stderr.read()
+        assert process.wait() == 0
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["run", "--profile", "huge"], "unknown profile 'huge': choose from quick, quick-ablation, pilot"),
     (["prune", "nonsense"], "neither a .safetensors file nor a torchvision model"),
@@ -382,9 +414,6 @@ def test_a_dense_checkpoint_can_be_pruned(made, tmp_path, capsys):
 
 
 def test_help_does_not_import_torch():
-    import subprocess
-    import sys
-
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "topoprune", "--help"],
                           capture_output=True, text=True, check=True)
     assert "run" in done.stdout and " torch" not in done.stderr

@@ -21,7 +21,7 @@ from topoprune.data import Data
 from topoprune.models import build
 from topoprune.pruners import METHODS, points, selection
 from topoprune.surgery import Kept, cost, couplings, remove
-from topoprune.training import Recipe, accuracy, default_device, recalibrate, train
+from topoprune.training import Recipe, accuracy, default_device, recalibrate, repeatable, train
 
 WITHIN = 0.005
 """Recovered: validation accuracy within this of the dense model's."""
@@ -164,6 +164,8 @@ def spec_key(spec: Dense | Trial | Portrait) -> str:
 def run(spec: Dense | Trial | Portrait, device: str | None = None) -> Record:
     """Carry out `spec`; an interrupted run continues from its last finished epoch.
 
+    On CUDA it does so bit for bit in deterministic mode alone, see `training.repeatable`.
+
     Args:
         spec: what to measure.
         device: "cpu", "cuda", "cuda:1"; by default CUDA where there is one.
@@ -173,7 +175,7 @@ def run(spec: Dense | Trial | Portrait, device: str | None = None) -> Record:
     """
     started = time.perf_counter()
     device = device or default_device()
-    with progress.errors_noted(run_folder(spec), device):
+    with progress.errors_noted(run_folder(spec), device), repeatable():
         data = datasets.load(_dense_of(spec).dataset, device)
         if isinstance(spec, Dense):
             result = _run_dense(spec, data)
