@@ -1,5 +1,7 @@
 """The claims' tests against independent implementations, and verdicts that follow planted effects."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,7 +49,7 @@ def planted(seeds: int, advantage: float = 0.0, hurt: float = 0.0, slow: int = 0
     random = np.random.default_rng(1)
     made = networks(seeds)
     for seed in range(seeds):
-        for ratio in (0.5, 0.8, 0.9):
+        for ratio in RATIOS:
             for name in METHODS:
                 mine = name == "topological"
                 distance = random.uniform(0.1, 0.9)
@@ -58,8 +60,11 @@ def planted(seeds: int, advantage: float = 0.0, hurt: float = 0.0, slow: int = 0
     return made
 
 
-def verdicts(records: list[Record]) -> dict:
-    table = evidence.verdicts(records, [], "study", study.profile("study"))
+RATIOS = (0.5, 0.8, 0.9)
+
+
+def verdicts(records: list[Record], ratios: tuple[float, ...] = RATIOS) -> dict:
+    table = evidence.verdicts(records, [], "study", replace(study.profile("study"), ratios=ratios))
     return dict(zip(table["tested"].str.split(":").str[0].str.split(",").str[0], table["verdict"],
                     strict=True))
 
@@ -103,6 +108,25 @@ def test_verdicts_follow_what_was_planted():
     assert worse["damages less from ratio 0.7 on"] == "not supported"
     gentle = verdicts(planted(seeds=5, hurt=-3))
     assert gentle["damages less from ratio 0.7 on"] == "supported"
+
+
+@pytest.mark.parametrize("seeds, ratios", [(2, RATIOS), (5, (*RATIOS, 0.95))])
+def test_too_few_networks_or_cells_support_nothing(seeds, ratios):
+    assert "supported" not in verdicts(planted(seeds, hurt=-3), ratios).values()
+
+
+def test_too_few_networks_refute_nothing_but_a_missing_cell_cannot_save_a_claim():
+    bad = {"advantage": -2, "hurt": 3, "slow": 2}
+    assert "not supported" not in verdicts(planted(2, **bad)).values()
+    assert verdicts(planted(5, **bad), (*RATIOS, 0.95))["competes in accuracy"] == "not supported"
+
+
+def test_runs_that_never_recover_are_no_evidence_of_equal_speed():
+    never = planted(seeds=5)
+    for one in never:
+        if isinstance(one.spec, Trial):
+            one.result["recovery"] |= {"reached": False, "epochs": 5}
+    assert verdicts(never)["recovers as fast"] == "undecided"
 
 
 def test_a_planted_link_is_found_and_predicts_unseen_networks():

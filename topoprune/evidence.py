@@ -1,7 +1,8 @@
 """The tests of the book's claims page, on records: effects, intervals, verdicts.
 
 A dense seed is the unit of replication. Where fewer than two seeds stand behind a cell there is no
-interval (NaN) and the verdict is "undecided".
+interval (NaN); a verdict needs three behind every cell that decides it, and a claim is supported only
+when every cell that was planned is on record.
 """
 
 import warnings
@@ -18,6 +19,8 @@ from topoprune.trial import Record, Trial
 MARGIN = 0.5
 """Points of test accuracy that still count as equal."""
 LEVEL = 0.05
+LEAST_SEEDS = 3
+"""Dense networks behind a cell, below which it decides nothing."""
 HIGH_RATIO = 0.7
 """Claim 2 speaks of the ratios from here on."""
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -122,9 +125,12 @@ def restricted_means(records: Sequence[Record], draws: int = 2000) -> pd.DataFra
 
     Every run has the same budget, so the restricted mean (Royston & Parmar, 2013) is the mean of
     the times cut at it. The 95 % interval is a bootstrap over dense seeds, paired; NaN with one.
+    "recovered" counts the runs of both that recovered at all: without any, nothing is compared.
     """
-    wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method",
-                                       values="recovery epochs")
+    frame = trials(records)
+    wide = frame.pivot_table(index=["ratio", "seed"], columns="method", values="recovery epochs")
+    reached = frame.astype({"recovered": float}).pivot_table(
+        index=["ratio", "seed"], columns="method", values="recovered")
     rows = []
     random = np.random.default_rng(0)
     for one, other in _pairs(wide, (TOPOLOGICAL,), ("random", *RIVALS)):
@@ -133,8 +139,9 @@ def restricted_means(records: Sequence[Record], draws: int = 2000) -> pd.DataFra
             means = random.choice(values, (draws, len(values))).mean(axis=1)
             low, high = np.quantile(means, [0.025, 0.975]) if len(values) > 1 else [np.nan] * 2
             rows.append({"rival": other, "ratio": ratio, "seeds": len(values),
+                         "recovered": int(reached.loc[pairs.index, [one, other]].sum().sum()),
                          "difference (epochs)": values.mean(), "low": low, "high": high})
-    columns = ["rival", "ratio", "seeds", "difference (epochs)", "low", "high"]
+    columns = ["rival", "ratio", "seeds", "recovered", "difference (epochs)", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -238,8 +245,9 @@ def verdicts(records: Sequence[Record], ablated: Sequence[Record], profile: str,
              plan: Profile) -> pd.DataFrame:
     """One row for each claim: what was tested, effect, interval, seeds, verdict, command."""
     run = f"python -m topoprune run --profile {profile}"
-    rows = [_competes(records), _recovers(records), _damages(records), _layer(records),
-            _cost(records), _explains(records), _carries(ablated)]
+    ratios = plan.ratios
+    rows = [_competes(records, ratios), _recovers(records, ratios), _damages(records, ratios),
+            _layer(records, ratios), _cost(records), _explains(records), _carries(ablated)]
     table = pd.DataFrame(rows)
     commands = [run] * 6 + [f"python -m topoprune run --profile {plan.ablation}"]
     return table.assign(command=[f"`{command}`" for command in commands])
@@ -256,40 +264,46 @@ def holm(values: pd.Series) -> np.ndarray:
     return corrected
 
 
-def _competes(records) -> dict:
+def _competes(records, ratios: Sequence[float]) -> dict:
     table = accuracy_equivalence(records)
     worst = table.loc[table["difference"].idxmin()] if len(table) else None
     return _verdict("1", "competes in accuracy: topological less L1, L2, FPGM, equivalence "
-                    f"within {MARGIN} points", table["verdict"],
+                    f"within {MARGIN} points", table, table["verdict"], len(RIVALS) * len(ratios),
                     good={"equivalent", "not inferior"}, bad={"worse"},
                     effect=worst, value="difference", unit="points", at=_at(worst, "rival"))
 
 
-def _recovers(records) -> dict:
+def _recovers(records, ratios: Sequence[float]) -> dict:
     table = restricted_means(records)
     table = table[table["rival"].isin(RIVALS)]
-    cells = np.select([table["low"] > 0, table["high"] <= 0], ["slower", "not slower"], UNDECIDED)
+    cells = np.select([table["recovered"] == 0, table["low"] > 0, table["high"] <= 0],
+                      [UNDECIDED, "slower", "not slower"], UNDECIDED)
     worst = table.loc[table["difference (epochs)"].idxmax()] if len(table) else None
     return _verdict("1", "recovers as fast: restricted mean recovery time, topological less rival",
-                    cells, good={"not slower"}, bad={"slower"}, effect=worst,
+                    table, cells, len(RIVALS) * len(ratios), good={"not slower"}, bad={"slower"},
+                    effect=worst,
                     value="difference (epochs)", unit="epochs", at=_at(worst, "rival"))
 
 
-def _damages(records) -> dict:
+def _damages(records, ratios: Sequence[float]) -> dict:
     table = damage_differences(records)
     table = table[table["ratio"] >= HIGH_RATIO]
     cells = np.select([table["low"] > 0, table["high"] < 0], ["less", "more"], UNDECIDED)
     worst = table.loc[table["difference"].idxmin()] if len(table) else None
     return _verdict("2", f"damages less from ratio {HIGH_RATIO} on: damage of a rival less that of "
-                    "topological", cells, good={"less"}, bad={"more"}, effect=worst,
-                    value="difference", unit="points", at=_at(worst, "rival"))
+                    "topological", table, cells,
+                    (1 + len(RIVALS)) * sum(ratio >= HIGH_RATIO for ratio in ratios),
+                    good={"less"}, bad={"more"}, effect=worst, value="difference", unit="points",
+                    at=_at(worst, "rival"))
 
 
-def _layer(records) -> dict:
-    table = accuracy_equivalence(records, (TOPOLOGICAL, *RIVALS), GLOBAL)
+def _layer(records, ratios: Sequence[float]) -> dict:
+    layerwise = (TOPOLOGICAL, *RIVALS)
+    table = accuracy_equivalence(records, layerwise, GLOBAL)
     worst = table.loc[table["difference"].idxmin()] if len(table) else None
     return _verdict("3", "the layer is enough: layer-wise less global criterion at matched FLOPs, "
-                    f"equivalence within {MARGIN} points", table["verdict"],
+                    f"equivalence within {MARGIN} points", table, table["verdict"],
+                    len(layerwise) * len(GLOBAL) * len(ratios),
                     good={"equivalent", "not inferior"}, bad={"worse"}, effect=worst,
                     value="difference", unit="points",
                     at="" if worst is None else f"{worst['method']} against {worst['rival']}, "
@@ -311,15 +325,15 @@ def _explains(records) -> dict:
     mine = table[table["predictor"] == "topological distance"] if len(table) else table
     helps = [bool(row.p < LEVEL and row.error < row.error_without and _expected(row))
              for row in mine.rename(columns={"error without": "error_without"}).itertuples()]
-    tested = bool(len(mine)) and mine["p"].notna().all()
+    seeds = int(trials(records)["seed"].nunique())
+    tested = bool(len(mine)) and mine["p"].notna().all() and seeds >= LEAST_SEEDS
     verdict = UNDECIDED if not tested else SUPPORTED if all(helps) else NOT_SUPPORTED
     first = mine.iloc[0] if len(mine) else None
     return {"claim": "5", "tested": "topological distance tells damage and recovery beyond ratio "
             "and method (mixed model, and out of sample)",
             "effect": "" if first is None else f"partial correlation with damage "
             f"{first['partial correlation']:+.2f}; effect {first['effect']:+.2f} points for one SD",
-            "interval": _interval(first), "seeds": int(trials(records)["seed"].nunique()),
-            "verdict": verdict}
+            "interval": _interval(first), "seeds": seeds, "verdict": verdict}
 
 
 def _expected(row) -> bool:
@@ -334,17 +348,24 @@ def _carries(ablated) -> dict:
         [table["low"] > MARGIN, table["high"] < MARGIN], ["carries", "does not carry"], UNDECIDED)
     first = table.loc[table["accuracy"].idxmax()] if len(table) else None
     return _verdict("6", "genetic algorithm and H1 carry the effect: accuracy with the default less "
-                    "with random search, or H0 alone", cells, good={"carries"},
+                    "with random search, or H0 alone", table, cells, len(parts), good={"carries"},
                     bad={"does not carry"}, effect=first, value="accuracy", unit="points",
                     at=_at(first, "variant"))
 
 
-def _verdict(claim: str, tested: str, cells, good: set, bad: set, effect, value: str, unit: str,
-             at: str) -> dict:
-    """The whole claim from its cells: one that counts against it decides, one undecided suspends."""
-    cells = set(cells)
-    verdict = (NOT_SUPPORTED if cells & bad else
-               SUPPORTED if cells and cells <= good else UNDECIDED)
+def _verdict(claim: str, tested: str, table: pd.DataFrame, cells, planned: int, good: set, bad: set,
+             effect, value: str, unit: str, at: str) -> dict:
+    """The whole claim from its cells, one for each row of `table`, of which so many are `planned`.
+
+    One that counts against the claim decides, one that is undecided or not on record suspends.
+    """
+    decided = set()
+    if len(table):
+        decided = set(np.where(table["seeds"] >= LEAST_SEEDS, cells, UNDECIDED))
+    if len(table) < planned:
+        decided.add(UNDECIDED)
+    verdict = (NOT_SUPPORTED if decided & bad else
+               SUPPORTED if decided and decided <= good else UNDECIDED)
     shown = "" if effect is None else f"{effect[value]:+.2f} {unit} ({at})"
     return {"claim": claim, "tested": tested, "effect": shown, "interval": _interval(effect),
             "seeds": 0 if effect is None else int(effect["seeds"]), "verdict": verdict}
