@@ -293,6 +293,8 @@ def test_tables_hold_the_records_numbers(made):
     tests = [100 * r.result["history"][-1]["test"] for r in records[2:6]
              if r.spec.method == "l1"]
     assert row["test accuracy (%)"].startswith(f"{sum(tests) / 2:.2f} ±")
+    networks = [100 * record.result["test"] for record in records[:2]]  # one pruned twice, one once
+    assert tables.dense_accuracy(records[:5]) == pytest.approx(sum(networks) / 2)
     difference = tables.differences(records).iloc[0]
     assert difference["low"] <= difference["difference"] <= difference["high"]
     for made_table in (tables.dense_table(records), tables.damage_table(records),

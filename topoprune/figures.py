@@ -22,6 +22,7 @@ from topoprune.tables import (
     LAYERWISE_NAMES,
     NAMES,
     PUBLISHED,
+    dense_accuracy,
     differences,
     layer_frame,
     name_of,
@@ -88,7 +89,7 @@ def accuracy_by_ratio(records: Sequence[Record]) -> Figure:
                                    ("before fine-tuning", "after fine-tuning"), strict=True):
         _by_method(frame, "ratio", column, axes)
         axes.set(title=title, xlabel="pruning ratio", ylabel="test accuracy (%)")
-        axes.axhline(frame["dense test"].mean(), color="grey", linestyle=":", linewidth=1)
+        axes.axhline(dense_accuracy(records), color="grey", linestyle=":", linewidth=1)
     both[0].get_legend().remove()
     sns.move_legend(both[1], "upper left", bbox_to_anchor=(1, 1))
     return _closed(figure, frame)
@@ -111,7 +112,7 @@ def accuracy_by_cost(records: Sequence[Record]) -> Figure:
         axes.set(xscale="log", xlabel=f"remaining {title} (%)", ylabel="test accuracy (%)")
         axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
         axes.minorticks_off()
-        axes.axhline(frame["dense test"].mean(), color="grey", linestyle=":", linewidth=1)
+        axes.axhline(dense_accuracy(records), color="grey", linestyle=":", linewidth=1)
         if dense.dataset == "cifar10" and dense.width == 1:
             known = PUBLISHED.dropna(subset=[f"{title} removed"])
             axes.scatter(100 - known[f"{title} removed"], known["pruned"], marker="+", s=50,
@@ -150,8 +151,12 @@ def damage_against_recovery(records: Sequence[Record]) -> Figure:
 
 
 def difference_plot(records: Sequence[Record], margin: float = 0.5) -> Figure:
-    """The paired differences by ratio, with the margin of equivalence."""
+    """The paired differences by ratio from methods that judge within the layer, with the margin.
+
+    The global criteria, which are tens of points apart, have a table.
+    """
     frame = differences(records)
+    frame = frame[~frame["rival"].isin([NAMES["magnitude"], NAMES["taylor"]])]
     figure, axes = plt.subplots(figsize=(7.4, 4))
     axes.axhspan(-margin, margin, color="lightgrey", alpha=0.5, linewidth=0)
     axes.axhline(0, color="grey", linewidth=0.8)

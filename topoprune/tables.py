@@ -192,8 +192,10 @@ def optimizers_table(records: Sequence[Record], contrast: Sequence[Record]) -> p
         if frame.empty:
             return pd.DataFrame(columns=["ratio", "method"])
         frame["removed norm"] *= 100
-        sides.append(frame.groupby(["ratio", "method"], sort=False)[list(columns)].mean()
-                     .rename(columns={c: f"{_optimizer(side)}: {text}" for c, text in columns.items()}))
+        grouped = frame.groupby(["ratio", "method"], sort=False)
+        means = grouped[list(columns)].mean().rename(columns=columns)
+        means.insert(0, "networks", grouped.size())
+        sides.append(means.add_prefix(f"{_optimizer(side)}: "))
     return sides[0].join(sides[1], how="inner").reset_index()
 
 
@@ -301,6 +303,11 @@ def show(table: pd.DataFrame, caption: str, name: str) -> None:
     rows = rows or ["| none |" + " |" * (len(table.columns) - 1)]
     myst = "\n".join([f":::{{table}} {caption}", f":name: {name}", "", header, rule, *rows, ":::"])
     display({"text/markdown": myst, "text/html": table.to_html(index=False)}, raw=True)
+
+
+def dense_accuracy(records: Sequence[Record]) -> float:
+    """Mean test accuracy (%) of the dense networks that were pruned, each counted once."""
+    return float(trials(records).drop_duplicates("seed")["dense test"].mean())
 
 
 def of_kind(records: Sequence[Record], kind: type) -> list[Record]:
