@@ -166,7 +166,7 @@ def keep_memory() -> None:
     """Let this process keep what it frees, where its C library is glibc; elsewhere do nothing.
 
     A step frees as many large buffers as the next one asks for. By default glibc maps each anew, and
-    the system fills it with zeros, page fault by page fault: a tenth of the time of a step.
+    the system fills it with zeros, page fault by page fault; `bench_training` measures what that costs.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(_M_MMAP_MAX, 0)
@@ -176,7 +176,7 @@ def keep_memory() -> None:
 @contextlib.contextmanager
 def repeatable() -> Iterator[None]:
     """With TOPOPRUNE_DETERMINISTIC=1 in the environment, CUDA repeats itself bit for bit, as the CPU
-    does anyway: sums in one order, at some cost in speed. Otherwise nothing changes.
+    does anyway: sums in one order. Otherwise nothing changes.
 
     An operation that has no such order is named in a warning. Enter before CUDA is first used.
     """
