@@ -1,7 +1,11 @@
 """The set-up files agree with each other, and the book is staged as it should be."""
 
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -177,3 +181,20 @@ def test_a_chapter_that_fails_is_not_published(project):
                                   "what ran of it is in _build/partial/one.ipynb")
     assert not (build.STAGE / "book" / "one.ipynb").exists()
     assert (project / "_build" / "partial" / "one.ipynb").exists()
+
+
+def test_of_chapters_side_by_side_one_that_fails_is_named_and_the_others_are_published(project):
+    shutil.copy(ROOT / "book" / "build.py", project / "book")
+    shutil.copy(project / "book" / "one.ipynb", project / "book" / "two.ipynb")
+    broken = nbformat.read(project / "book" / "one.ipynb", as_version=4)
+    broken.cells[1].source = "raise ValueError('no such record')"
+    nbformat.write(broken, project / "book" / "one.ipynb")
+    toc = {"root": "book/intro", "parts": [{"chapters": [{"file": "book/one"}, {"file": "book/two"}]}]}
+    (project / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (project / "_config.yml").write_text("html: {}\nsphinx: {config: {html_theme_options: {}}}\n")
+    done = subprocess.run([sys.executable, "book/build.py"], cwd=project, capture_output=True, text=True,
+                          env=os.environ | {"TOPOPRUNE_NO_RUN": "1", "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1
+    assert "build.py: book/one.ipynb stopped at cell 2: ValueError: no such record" in done.stderr
+    stage = project / "_build" / "stage" / "book"
+    assert (stage / "two.ipynb").exists() and not (stage / "one.ipynb").exists()

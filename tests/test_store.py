@@ -67,10 +67,18 @@ def test_a_damaged_line_is_named_and_nothing_is_changed(tmp_path, line):
     assert kept.path.read_bytes() == before
 
 
+def test_records_of_the_first_schema_are_kept_beside_new_ones(tmp_path):
+    kept = Store(tmp_path / "records.jsonl")
+    old = {"key": "a", "schema": 1}
+    kept.path.write_text(json.dumps(old) + "\n")
+    kept.append({"key": "b"})
+    assert kept.load() == {"a": old, "b": {"key": "b", "schema": 2}}
+
+
 def test_another_schema_is_refused_with_the_reason(tmp_path):
     kept = Store(tmp_path / "records.jsonl")
     kept.path.write_text(json.dumps({"key": "a", "schema": 99}) + "\n")
-    with pytest.raises(StoreError, match="line 1 has schema 99, this version of topoprune reads 1"):
+    with pytest.raises(StoreError, match="line 1 has schema 99, this version of topoprune reads 1 to 2"):
         kept.load()
 
 

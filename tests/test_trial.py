@@ -50,6 +50,19 @@ def test_records_come_back_as_they_were(made):
     assert [Record.from_json(stored[r.key]) for r in records] == records
 
 
+def test_searches_of_the_first_schema_are_read(made):
+    """It stored one dict a generation, at full precision."""
+    record = next(r for r in made[1] if r.result.get("searches"))
+    searches = record.result["searches"]
+    assert len(searches) == 13
+    rows = {layer: [dict(zip(columns, step, strict=True)) for step in zip(*columns.values(), strict=True)]
+            for layer, columns in searches.items()}
+    assert all(len(steps) == 3 and steps[2]["generation"] == 2 for steps in rows.values())
+    rows["features.0"][0]["mean"] += 1e-12
+    line = record.to_json()
+    assert Record.from_json({**line, "schema": 1, "result": {**line["result"], "searches": rows}}) == record
+
+
 def test_a_finished_trial_is_not_run_again(made, monkeypatch):
     _, records = made
     monkeypatch.setattr(study, "run", None)

@@ -2,10 +2,11 @@
 
 A dense seed is the unit of replication. Where fewer than two seeds stand behind a cell there is no
 interval (NaN); a verdict needs three behind every cell that decides it, and a claim is supported only
-when every cell that was planned is on record.
+when every cell that was planned is on record. Within a claim p-values are corrected by Holm.
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from topoprune.study import Profile
-from topoprune.tables import NAMES, of_kind, t_interval, trials
+from topoprune.tables import NAMES, name_of, of_kind, t_interval, trials
 from topoprune.trial import Record, Trial
 
 MARGIN = 0.5
@@ -23,11 +24,19 @@ LEAST_SEEDS = 3
 """Dense networks behind a cell, below which it decides nothing."""
 HIGH_RATIO = 0.7
 """Claim 2 speaks of the ratios from here on."""
+FLOOR = 5.0
+"""Points above chance below which a network has lost everything: damage cannot tell methods apart."""
+FLOPS_WITHIN = 1.0
+"""Percent by which the FLOPs of two methods may differ where they are compared as equal."""
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 RIVALS = ("L1", "L2", "FPGM")
 GLOBAL = ("global magnitude", "global Taylor")
-PREDICTORS = ("topological distance", "removed norm", "lost rank", "damage")
 TOPOLOGICAL = NAMES["topological"]
+DISTANCE = "topological distance"
+PREDICTORS = (DISTANCE, "removed norm", "lost rank", "damage")
+OTHER_DISTANCES = (f"{DISTANCE}, H0 alone", f"{DISTANCE}, median layer")
+TARGETS = {"damage": 1, "area": -1}
+"""What is predicted -> the sign of the effect that a larger distance should have."""
 
 
 def equivalence(differences: np.ndarray, margin: float = MARGIN) -> dict:
@@ -37,17 +46,19 @@ def equivalence(differences: np.ndarray, margin: float = MARGIN) -> dict:
         differences: (seeds,) in the unit of `margin`.
 
     Returns:
-        difference: the mean; low, high: its 90 % interval; p: of equivalence, the larger of the two;
-        p_inferior: of the test that the mean lies above -margin.
+        difference: the mean; low, high: its 90 % interval; p equivalent: the larger of the two;
+        p not inferior, p worse: of the tests that the mean lies above, and below, -margin.
     """
     low, high = t_interval(differences, 1 - 2 * LEVEL)
     made = {"seeds": len(differences), "difference": float(np.mean(differences)), "low": low,
             "high": high}
-    if len(differences) < 2:
-        return {**made, "p": np.nan, "p_inferior": np.nan}
     above = _one_sided(differences + margin)
     below = _one_sided(margin - differences)
-    return {**made, "p": max(above, below), "p_inferior": above}
+    worse = _one_sided(-margin - differences)
+    return {**made, **dict(zip(_P, (max(above, below), above, worse), strict=True))}
+
+
+_P = ("p equivalent", "p not inferior", "p worse")
 
 
 def accuracy_equivalence(records: Sequence[Record], first: Sequence[str] = (TOPOLOGICAL,),
@@ -55,52 +66,61 @@ def accuracy_equivalence(records: Sequence[Record], first: Sequence[str] = (TOPO
     """Test accuracy after fine-tuning: each of `first` less each of `second`, by ratio.
 
     p-values are corrected by Holm over all rows. A cell is "equivalent", "not inferior" (above the
-    margin's lower end), "worse" (the 90 % interval lies wholly below it) or undecided.
+    margin's lower end), "worse" (below it) or undecided, as are two methods whose FLOPs differ: those
+    of the second are given in percent of the first's.
     """
-    wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method", values="test")
+    wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method",
+                                       values=["test", "flops"])
     rows = []
-    for one, other in _pairs(wide, first, second):
-        for ratio, pairs in (wide[one] - wide[other]).dropna().groupby(level="ratio"):
+    for one, other in _pairs(wide.get("test", ()), first, second):
+        shares = 100 * wide["flops", other] / wide["flops", one]
+        for ratio, pairs in (wide["test", one] - wide["test", other]).dropna().groupby(level="ratio"):
             rows.append({"method": one, "rival": other, "ratio": ratio,
-                         **equivalence(pairs.to_numpy())})
-    columns = ["method", "rival", "ratio", "seeds", "difference", "low", "high", "p", "p_inferior"]
+                         **equivalence(pairs.to_numpy()), "FLOPs (%)": shares[pairs.index].mean()})
+    columns = ["method", "rival", "ratio", "seeds", "difference", "low", "high", *_P, "FLOPs (%)"]
     table = pd.DataFrame(rows, columns=columns)
-    table["p"], table["p_inferior"] = holm(table["p"]), holm(table["p_inferior"])
-    table["verdict"] = [_cell_verdict(row) for row in table.itertuples()]
+    for name in _P:
+        table[name] = holm(table[name])
+    table["verdict"] = [_cell_verdict(row) for row in table.to_dict("records")]
     return table.sort_values(["ratio", "method", "rival"], ignore_index=True)
 
 
 def damage_differences(records: Sequence[Record], method: str = TOPOLOGICAL) -> pd.DataFrame:
     """Damage (points of validation accuracy) of each rival less that of `method`, by ratio.
 
-    Positive: the method hurts less. The interval is the 95 % t-interval over dense seeds.
+    Positive: the method hurts less. The interval is the 95 % t-interval over dense seeds, p two-sided,
+    corrected by Holm over all rows. "at chance": after removal neither has `FLOOR` points of test
+    accuracy above chance, so that all is lost either way.
     """
-    wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method", values="damage")
+    floor = _chance(records) + FLOOR
+    wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method",
+                                       values=["damage", "damaged"])
     rows = []
-    for rival in (name for name in ("random", *RIVALS) if name in wide and method in wide):
-        for ratio, pairs in (wide[rival] - wide[method]).dropna().groupby(level="ratio"):
-            low, high = t_interval(pairs.to_numpy())
-            rows.append({"rival": rival, "ratio": ratio, "seeds": len(pairs),
-                         "difference": pairs.mean(), "low": low, "high": high})
-    columns = ["rival", "ratio", "seeds", "difference", "low", "high"]
-    return pd.DataFrame(rows, columns=columns).sort_values(["ratio", "rival"], ignore_index=True)
+    for other, one in _pairs(wide.get("damage", ()), ("random", *RIVALS), (method,)):
+        for ratio, pairs in (wide["damage", other] - wide["damage", one]).dropna().groupby(level="ratio"):
+            left = wide["damaged"].loc[pairs.index, [one, other]].mean()
+            rows.append({"rival": other, "ratio": ratio, **_difference(pairs.to_numpy()),
+                         "at chance": "yes" if left.max() < floor else "no"})
+    columns = ["rival", "ratio", "seeds", "difference", "low", "high", "p", "at chance"]
+    table = pd.DataFrame(rows, columns=columns).sort_values(["ratio", "rival"], ignore_index=True)
+    return table.assign(p=holm(table["p"]))
 
 
 def damage_slopes(records: Sequence[Record], method: str = TOPOLOGICAL) -> pd.DataFrame:
     """How the difference in damage grows with the ratio: points for each 0.1 of it, by rival.
 
-    A linear mixed model with a random intercept for each dense seed; NaN with fewer than two seeds.
+    A linear mixed model with a random intercept for each dense seed, see `_effect`.
     """
     wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method", values="damage")
     rows = []
-    for rival in (name for name in ("random", *RIVALS) if name in wide and method in wide):
-        pairs = (wide[rival] - wide[method]).dropna().rename("y").reset_index()
-        fit = _mixed("y ~ ratio", pairs) if pairs["ratio"].nunique() > 1 else None
-        low, high = (np.nan, np.nan) if fit is None else fit.conf_int().loc["ratio"] / 10
-        rows.append({"rival": rival, "seeds": pairs["seed"].nunique(),
-                     "slope": np.nan if fit is None else fit.params["ratio"] / 10,
-                     "low": low, "high": high})
-    return pd.DataFrame(rows)
+    for other, one in _pairs(wide, ("random", *RIVALS), (method,)):
+        pairs = (wide[other] - wide[one]).dropna().rename("y").reset_index()
+        pairs["tenths"] = 10 * pairs["ratio"]
+        if pairs["ratio"].nunique() > 1:
+            fit = _effect("y ~ tenths", pairs, "tenths")
+            rows.append({"rival": other, "seeds": pairs["seed"].nunique(), "slope": fit.pop("effect"),
+                         **fit})
+    return pd.DataFrame(rows, columns=["rival", "seeds", "slope", "low", "high", "p", "model"])
 
 
 def survival(records: Sequence[Record]) -> pd.DataFrame:
@@ -120,29 +140,27 @@ def survival(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def restricted_means(records: Sequence[Record], draws: int = 2000) -> pd.DataFrame:
+def restricted_means(records: Sequence[Record]) -> pd.DataFrame:
     """Mean recovery time within the budget of epochs, topological less rival, by ratio.
 
     Every run has the same budget, so the restricted mean (Royston & Parmar, 2013) is the mean of
-    the times cut at it. The 95 % interval is a bootstrap over dense seeds, paired; NaN with one.
-    "recovered" counts the runs of both that recovered at all: without any, nothing is compared.
+    the times cut at it. The interval is the 95 % t-interval over dense seeds, paired; p two-sided,
+    corrected by Holm over all rows. "recovered" counts the runs of both that recovered at all:
+    without any, nothing is compared.
     """
     frame = trials(records)
     wide = frame.pivot_table(index=["ratio", "seed"], columns="method", values="recovery epochs")
     reached = frame.astype({"recovered": float}).pivot_table(
         index=["ratio", "seed"], columns="method", values="recovered")
     rows = []
-    random = np.random.default_rng(0)
     for one, other in _pairs(wide, (TOPOLOGICAL,), ("random", *RIVALS)):
         for ratio, pairs in (wide[one] - wide[other]).dropna().groupby(level="ratio"):
-            values = pairs.to_numpy()
-            means = random.choice(values, (draws, len(values))).mean(axis=1)
-            low, high = np.quantile(means, [0.025, 0.975]) if len(values) > 1 else [np.nan] * 2
-            rows.append({"rival": other, "ratio": ratio, "seeds": len(values),
-                         "recovered": int(reached.loc[pairs.index, [one, other]].sum().sum()),
-                         "difference (epochs)": values.mean(), "low": low, "high": high})
-    columns = ["rival", "ratio", "seeds", "recovered", "difference (epochs)", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+            recovered = reached.loc[pairs.index, [one, other]].sum().sum()
+            rows.append({"rival": other, "ratio": ratio, "recovered": int(recovered),
+                         **_difference(pairs.to_numpy())})
+    columns = ["rival", "ratio", "seeds", "recovered", "difference", "low", "high", "p"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p=holm(table["p"]))
 
 
 def predictors(records: Sequence[Record]) -> pd.DataFrame:
@@ -150,18 +168,35 @@ def predictors(records: Sequence[Record]) -> pd.DataFrame:
 
     Columns: target, predictor; partial correlation (given ratio and method as factors, and the
     seed); effect (points of the target for one standard deviation) with its 95 % interval and Holm's
-    p from a linear mixed model with a random intercept for each dense seed; error and error without:
-    root mean squared error when every dense seed is predicted from the others, in points, with the
-    predictor and without it. NaN where seeds are too few.
+    p from a linear mixed model with a random intercept for each dense seed, see `_effect`; error and
+    error without: root mean squared error when every dense seed is predicted from the others, in
+    points, with the predictor and without it. NaN where seeds are too few.
     """
-    frame = trials(records).rename(columns={"recovery area": "area"})
-    frame["seeds"] = frame["seed"].nunique()
+    frame = _targets(records)
     rows = [_predictor(frame, target, name)
-            for target in ("damage", "area") for name in PREDICTORS if name != target]
+            for target in TARGETS for name in PREDICTORS if name != target]
     table = pd.DataFrame([row for row in rows if row])
-    if len(table):
-        table["p"] = holm(table["p"])
-    return table
+    return table.assign(p=holm(table["p"])) if len(table) else table
+
+
+def sensitivity(records: Sequence[Record]) -> pd.DataFrame:
+    """`predictors` by other choices than those fixed beforehand: a description, p uncorrected.
+
+    Every pair of ratio and method is a level of one factor, so that what a method does at one ratio
+    explains nothing; the distance is also taken of H0 alone and as the median over layers, which no
+    single layer decides; and a third target is the accuracy that is lost after fine-tuning, which
+    contains no damage as the area does.
+    """
+    frame = _targets(records)
+    rows = [_predictor(frame, target, name, "C(cell)") for target in (*TARGETS, "lost accuracy")
+            for name in (DISTANCE, *OTHER_DISTANCES, *PREDICTORS[1:]) if name != target]
+    return pd.DataFrame([row for row in rows if row])
+
+
+def _targets(records: Sequence[Record]) -> pd.DataFrame:
+    frame = trials(records).rename(columns={"recovery area": "area"})
+    return frame.assign(cell=frame["method"] + frame["ratio"].astype(str),
+                        **{"lost accuracy": frame["dense test"] - frame["test"]})
 
 
 def residuals(records: Sequence[Record], name: str) -> pd.DataFrame:
@@ -173,9 +208,10 @@ def residuals(records: Sequence[Record], name: str) -> pd.DataFrame:
 
 
 def hazards(records: Sequence[Record]) -> pd.DataFrame:
-    """Cox's proportional hazards of recovery, stratified by ratio; empty under ten recoveries.
+    """Cox's proportional hazards of recovery, stratified by ratio and method; empty under ten recoveries.
 
-    The hazard ratio is for one standard deviation of the predictor.
+    The hazard ratio is for one standard deviation of the predictor; p is corrected by Holm. Runs that
+    share a dense network count as independent: it describes, and enters no verdict.
     """
     from lifelines import CoxPHFitter
 
@@ -186,17 +222,19 @@ def hazards(records: Sequence[Record]) -> pd.DataFrame:
         if known["recovered"].sum() < 10 or known[name].std() == 0:
             continue
         data = pd.DataFrame({"x": _standard(known[name]), "ratio": known["ratio"],
+                             "method": known["method"],
                              "time": known["recovery epochs"].clip(lower=0.5),
                              "recovered": known["recovered"]})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit = CoxPHFitter(penalizer=0.01).fit(data, "time", "recovered", strata=["ratio"])
+            fit = CoxPHFitter(penalizer=0.01).fit(data, "time", "recovered", strata=["ratio", "method"])
         low, high = np.exp(fit.confidence_intervals_.loc["x"])
         rows.append({"predictor": name, "recovered": int(known["recovered"].sum()),
                      "hazard ratio": float(np.exp(fit.params_["x"])), "low": low, "high": high,
                      "p": fit.summary.loc["x", "p"]})
     columns = ["predictor", "recovered", "hazard ratio", "low", "high", "p"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p=holm(table["p"]))
 
 
 def ablations(records: Sequence[Record]) -> pd.DataFrame:
@@ -232,9 +270,7 @@ SAME_FITNESS = {NAMES[name] for name in ("random search", "greedy", "farthest")}
 def collapses(records: Sequence[Record]) -> pd.DataFrame:
     """Runs with a collapsed layer, and at chance after fine-tuning, by ratio and method."""
     frame = trials(records)
-    classes = {"cifar10": 10, "digits": 10}
-    chance = [100 / classes[r.spec.dense.dataset] for r in of_kind(records, Trial)]
-    frame["at chance"] = frame["test"] < np.asarray(chance) + 1
+    frame["at chance"] = frame["test"] < _chance(records) + 1
     frame["collapsed"] = frame["collapsed layers"] > 0
     grouped = frame.groupby(["ratio", "method"], sort=True)
     return grouped.agg(runs=("test", "size"), collapsed=("collapsed", "sum"),
@@ -244,13 +280,11 @@ def collapses(records: Sequence[Record]) -> pd.DataFrame:
 def verdicts(records: Sequence[Record], ablated: Sequence[Record], profile: str,
              plan: Profile) -> pd.DataFrame:
     """One row for each claim: what was tested, effect, interval, seeds, verdict, command."""
-    run = f"python -m topoprune run --profile {profile}"
-    ratios = plan.ratios
-    rows = [_competes(records, ratios), _recovers(records, ratios), _damages(records, ratios),
-            _layer(records, ratios), _cost(records), _explains(records), _carries(ablated)]
-    table = pd.DataFrame(rows)
-    commands = [run] * 6 + [f"python -m topoprune run --profile {plan.ablation}"]
-    return table.assign(command=[f"`{command}`" for command in commands])
+    rows = [_competes(records, plan), _recovers(records, plan), _damages(records, plan),
+            _damages(records, plan, lost="counted"), _layer(records, plan), _cost(records),
+            _explains(records, plan), _carries(ablated)]
+    names = [profile] * (len(rows) - 1) + [plan.ablation]
+    return pd.DataFrame(rows).assign(command=[f"`python -m topoprune run --profile {n}`" for n in names])
 
 
 def holm(values: pd.Series) -> np.ndarray:
@@ -264,50 +298,44 @@ def holm(values: pd.Series) -> np.ndarray:
     return corrected
 
 
-def _competes(records, ratios: Sequence[float]) -> dict:
+def _competes(records, plan: Profile) -> dict:
     table = accuracy_equivalence(records)
-    worst = table.loc[table["difference"].idxmin()] if len(table) else None
     return _verdict("1", "competes in accuracy: topological less L1, L2, FPGM, equivalence "
-                    f"within {MARGIN} points", table, table["verdict"], len(RIVALS) * len(ratios),
-                    good={"equivalent", "not inferior"}, bad={"worse"},
-                    effect=worst, value="difference", unit="points", at=_at(worst, "rival"))
+                    f"within {MARGIN} points", table, table["verdict"],
+                    len(RIVALS) * len(plan.ratios), good={"equivalent", "not inferior"},
+                    bad={"worse"}, unit="points")
 
 
-def _recovers(records, ratios: Sequence[float]) -> dict:
+def _recovers(records, plan: Profile) -> dict:
     table = restricted_means(records)
     table = table[table["rival"].isin(RIVALS)]
-    cells = np.select([table["recovered"] == 0, table["low"] > 0, table["high"] <= 0],
+    slower = (table["low"] > 0) & (table["p"] < LEVEL)
+    cells = np.select([table["recovered"] == 0, slower, table["high"] <= 0],
                       [UNDECIDED, "slower", "not slower"], UNDECIDED)
-    worst = table.loc[table["difference (epochs)"].idxmax()] if len(table) else None
     return _verdict("1", "recovers as fast: restricted mean recovery time, topological less rival",
-                    table, cells, len(RIVALS) * len(ratios), good={"not slower"}, bad={"slower"},
-                    effect=worst,
-                    value="difference (epochs)", unit="epochs", at=_at(worst, "rival"))
+                    table, cells, len(RIVALS) * len(plan.ratios), good={"not slower"},
+                    bad={"slower"}, unit="epochs", most_against="largest")
 
 
-def _damages(records, ratios: Sequence[float]) -> dict:
+def _damages(records, plan: Profile, lost: str = "left out") -> dict:
     table = damage_differences(records)
     table = table[table["ratio"] >= HIGH_RATIO]
-    cells = np.select([table["low"] > 0, table["high"] < 0], ["less", "more"], UNDECIDED)
-    worst = table.loc[table["difference"].idxmin()] if len(table) else None
-    return _verdict("2", f"damages less from ratio {HIGH_RATIO} on: damage of a rival less that of "
-                    "topological", table, cells,
-                    (1 + len(RIVALS)) * sum(ratio >= HIGH_RATIO for ratio in ratios),
-                    good={"less"}, bad={"more"}, effect=worst, value="difference", unit="points",
-                    at=_at(worst, "rival"))
+    tells = (table["p"] < LEVEL) & ((table["at chance"] == "no") | (lost == "counted"))
+    cells = np.select([tells & (table["low"] > 0), tells & (table["high"] < 0)], ["less", "more"],
+                      UNDECIDED)
+    return _verdict("2", f"damages less from ratio {HIGH_RATIO} on (cells at chance {lost}): damage of "
+                    "a rival less that of topological", table, cells,
+                    (1 + len(RIVALS)) * sum(ratio >= HIGH_RATIO for ratio in plan.ratios),
+                    good={"less"}, bad={"more"}, unit="points")
 
 
-def _layer(records, ratios: Sequence[float]) -> dict:
+def _layer(records, plan: Profile) -> dict:
     layerwise = (TOPOLOGICAL, *RIVALS)
     table = accuracy_equivalence(records, layerwise, GLOBAL)
-    worst = table.loc[table["difference"].idxmin()] if len(table) else None
     return _verdict("3", "the layer is enough: layer-wise less global criterion at matched FLOPs, "
                     f"equivalence within {MARGIN} points", table, table["verdict"],
-                    len(layerwise) * len(GLOBAL) * len(ratios),
-                    good={"equivalent", "not inferior"}, bad={"worse"}, effect=worst,
-                    value="difference", unit="points",
-                    at="" if worst is None else f"{worst['method']} against {worst['rival']}, "
-                    f"ratio {worst['ratio']:g}")
+                    len(layerwise) * len(GLOBAL) * len(plan.ratios),
+                    good={"equivalent", "not inferior"}, bad={"worse"}, unit="points")
 
 
 def _cost(records) -> dict:
@@ -320,24 +348,57 @@ def _cost(records) -> dict:
             "verdict": "measured"}
 
 
-def _explains(records) -> dict:
-    table = predictors(records)
-    mine = table[table["predictor"] == "topological distance"] if len(table) else table
-    helps = [bool(row.p < LEVEL and row.error < row.error_without and _expected(row))
-             for row in mine.rename(columns={"error without": "error_without"}).itertuples()]
-    seeds = int(trials(records)["seed"].nunique())
-    tested = bool(len(mine)) and mine["p"].notna().all() and seeds >= LEAST_SEEDS
-    verdict = UNDECIDED if not tested else SUPPORTED if all(helps) else NOT_SUPPORTED
-    first = mine.iloc[0] if len(mine) else None
-    return {"claim": "5", "tested": "topological distance tells damage and recovery beyond ratio "
-            "and method (mixed model, and out of sample)",
-            "effect": "" if first is None else f"partial correlation with damage "
-            f"{first['partial correlation']:+.2f}; effect {first['effect']:+.2f} points for one SD",
-            "interval": _interval(first), "seeds": seeds, "verdict": verdict}
+def _explains(records, plan: Profile) -> dict:
+    replicated = _replicated(records)
+    runs = trials(replicated)
+    table = predictors(replicated if len(runs) else records)
+    found = {target: _explained(table, target) if len(runs) else UNDECIDED for target in TARGETS}
+    whole = runs.groupby(["ratio", "method"]).ngroups >= len(plan.methods) * len(plan.ratios) \
+        if len(runs) else False
+    verdict = (NOT_SUPPORTED if NOT_SUPPORTED in found.values() else
+               SUPPORTED if whole and set(found.values()) == {SUPPORTED} else UNDECIDED)
+    target = next((name for name, one in found.items() if one == verdict), "damage")
+    row = _mine(table, target)
+    return {"claim": "5", "tested": f"{DISTANCE} tells damage and recovery beyond ratio and method: "
+            "mixed model, out of sample, and against simpler measures",
+            "effect": "" if row is None else f"{row['effect']:+.2f} points of {target} for one SD "
+            f"(partial correlation {row['partial correlation']:+.2f})",
+            "interval": _interval(row),
+            "seeds": 0 if row is None else int(row["seeds"]), "verdict": verdict}
 
 
-def _expected(row) -> bool:
-    return row.effect > 0 if row.target == "damage" else row.effect < 0
+def _replicated(records: Sequence[Record]) -> list[Record]:
+    """The dense networks, and the trials of the cells that have enough of them to decide anything."""
+    of_cell = Counter((name_of(r.spec), r.spec.ratio) for r in of_kind(records, Trial))
+    return [r for r in records if not isinstance(r.spec, Trial)
+            or of_cell[name_of(r.spec), r.spec.ratio] >= LEAST_SEEDS]
+
+
+def _explained(table: pd.DataFrame, target: str) -> str:
+    """Whether the topological distance explains one target.
+
+    Not if its effect, as far as its interval reaches, is smaller than the margin or of the wrong sign,
+    or if a simpler measure passes the same test with as small an error out of sample.
+    """
+    mine = _mine(table, target)
+    if mine is None or np.isnan(mine["p"]):
+        return UNDECIDED
+    rows = table[table["target"] == target]
+    sign = TARGETS[target]
+    passing = rows[(rows["p"] < LEVEL) & (sign * rows["effect"] > 0)
+                   & (rows["error"] < rows["error without"])]
+    rivals = passing[passing["predictor"] != DISTANCE]
+    if max(sign * mine["low"], sign * mine["high"]) < MARGIN or (rivals["error"] <= mine["error"]).any():
+        return NOT_SUPPORTED
+    return SUPPORTED if DISTANCE in set(passing["predictor"]) else UNDECIDED
+
+
+def _mine(table: pd.DataFrame, target: str) -> pd.Series | None:
+    """The row of the topological distance."""
+    if table.empty:
+        return None
+    rows = table[(table["target"] == target) & (table["predictor"] == DISTANCE)]
+    return rows.iloc[0] if len(rows) else None
 
 
 def _carries(ablated) -> dict:
@@ -346,33 +407,37 @@ def _carries(ablated) -> dict:
     table = table[table["variant"].isin(parts)] if len(table) else table
     cells = [] if table.empty else np.select(
         [table["low"] > MARGIN, table["high"] < MARGIN], ["carries", "does not carry"], UNDECIDED)
-    first = table.loc[table["accuracy"].idxmax()] if len(table) else None
+    table = table.rename(columns={"accuracy": "difference", "variant": "rival"})
     return _verdict("6", "genetic algorithm and H1 carry the effect: accuracy with the default less "
                     "with random search, or H0 alone", table, cells, len(parts), good={"carries"},
-                    bad={"does not carry"}, effect=first, value="accuracy", unit="points",
-                    at=_at(first, "variant"))
+                    bad={"does not carry"}, unit="points")
 
 
 def _verdict(claim: str, tested: str, table: pd.DataFrame, cells, planned: int, good: set, bad: set,
-             effect, value: str, unit: str, at: str) -> dict:
+             unit: str, most_against: str = "smallest") -> dict:
     """The whole claim from its cells, one for each row of `table`, of which so many are `planned`.
 
-    One that counts against the claim decides, one that is undecided or not on record suspends.
+    One that counts against the claim decides, one that is undecided or not on record suspends. The
+    effect shown is the one most against the claim: of the cells that refute it where some do, else of
+    those with the most networks.
     """
-    decided = set()
+    row, verdict = None, UNDECIDED
     if len(table):
-        decided = set(np.where(table["seeds"] >= LEAST_SEEDS, cells, UNDECIDED))
-    if len(table) < planned:
-        decided.add(UNDECIDED)
-    verdict = (NOT_SUPPORTED if decided & bad else
-               SUPPORTED if decided and decided <= good else UNDECIDED)
-    shown = "" if effect is None else f"{effect[value]:+.2f} {unit} ({at})"
-    return {"claim": claim, "tested": tested, "effect": shown, "interval": _interval(effect),
-            "seeds": 0 if effect is None else int(effect["seeds"]), "verdict": verdict}
+        decided = np.where(table["seeds"] >= LEAST_SEEDS, cells, UNDECIDED)
+        refuting = np.isin(decided, list(bad))
+        supporting = np.isin(decided, list(good)).all() and len(table) >= planned
+        verdict = NOT_SUPPORTED if refuting.any() else SUPPORTED if supporting else UNDECIDED
+        shown = table[refuting if refuting.any() else table["seeds"] == table["seeds"].max()]
+        ends = shown["difference"]
+        row = shown.loc[ends.idxmax() if most_against == "largest" else ends.idxmin()]
+    effect = "" if row is None else f"{row['difference']:+.2f} {unit} ({_at(row)})"
+    return {"claim": claim, "tested": tested, "effect": effect, "interval": _interval(row),
+            "seeds": 0 if row is None else int(row["seeds"]), "verdict": verdict}
 
 
-def _at(row, what: str) -> str:
-    return "" if row is None else f"{row[what]}, ratio {row['ratio']:g}"
+def _at(row) -> str:
+    method = f"{row['method']} against " if row.get("method", TOPOLOGICAL) != TOPOLOGICAL else ""
+    return f"{method}{row['rival']}, ratio {row['ratio']:g}"
 
 
 def _interval(row) -> str:
@@ -383,69 +448,93 @@ def _interval(row) -> str:
     return f"{row['low']:+.2f} to {row['high']:+.2f}"
 
 
-def _cell_verdict(row) -> str:
-    if np.isnan(row.p):
+def _cell_verdict(row: dict) -> str:
+    if np.isnan(row["p worse"]) or abs(row["FLOPs (%)"] - 100) > FLOPS_WITHIN:
         return UNDECIDED
-    if row.p < LEVEL:
-        return "equivalent"
-    if row.p_inferior < LEVEL:
-        return "not inferior"
-    return "worse" if row.high < -MARGIN else UNDECIDED
+    decided = {"p equivalent": "equivalent", "p not inferior": "not inferior", "p worse": "worse"}
+    return next((cell for p, cell in decided.items() if row[p] < LEVEL), UNDECIDED)
 
 
-def _pairs(wide: pd.DataFrame, first: Sequence[str], second: Sequence[str]) -> list[tuple]:
+def _chance(records: Sequence[Record]) -> float:
+    """Test accuracy (%) of guessing."""
+    classes = {"cifar10": 10, "digits": 10}
+    return max((100 / classes[r.spec.dense.dataset] for r in of_kind(records, Trial)), default=0.0)
+
+
+def _difference(values: np.ndarray) -> dict:
+    """Mean of paired differences, its 95 % t-interval and two-sided p; NaN with fewer than two."""
+    low, high = t_interval(values)
+    return {"seeds": len(values), "difference": values.mean(), "low": low, "high": high,
+            "p": min(1.0, 2 * min(_one_sided(values), _one_sided(-values)))}
+
+
+def _pairs(wide, first: Sequence[str], second: Sequence[str]) -> list[tuple]:
     return [(one, other) for one in first if one in wide for other in second if other in wide]
 
 
 def _one_sided(values: np.ndarray) -> float:
     """p of the test that the mean is above 0; values without spread decide by their sign."""
-    if np.ptp(values) == 0:
+    if len(values) < 2:
+        return np.nan
+    if np.ptp(values) < 1e-9:
         return 0.0 if values[0] > 0 else 1.0
     return float(stats.ttest_1samp(values, 0, alternative="greater").pvalue)
 
 
-def _predictor(frame: pd.DataFrame, target: str, name: str) -> dict:
+def _predictor(frame: pd.DataFrame, target: str, name: str,
+               factors: str = "C(ratio) + C(method)") -> dict:
     known = frame.dropna(subset=[name]).copy()
     if len(known) < 3 or known[name].std() == 0:
         return {}
     known["x"], known["y"] = _standard(known[name]), known[target]
-    base, full = "y ~ C(ratio) + C(method)", "y ~ C(ratio) + C(method) + x"
-    fit = _mixed(full, known)
-    low, high = (np.nan, np.nan) if fit is None else fit.conf_int().loc["x"]
+    x, y = (_residuals(known, column, factors) for column in ("x", "y"))
+    tells = min(x.std(), y.std()) > 1e-9
+    base, full = f"y ~ {factors}", f"y ~ {factors} + x"
     return {"target": target, "predictor": name, "runs": len(known),
-            "seeds": known["seed"].nunique(), "partial correlation": _partial(known),
-            "effect": _slope(known) if fit is None else fit.params["x"], "low": low, "high": high,
-            "p": np.nan if fit is None else fit.pvalues["x"],
+            "seeds": known["seed"].nunique(),
+            "partial correlation": float(np.corrcoef(x, y)[0, 1]) if tells else np.nan,
+            **_effect(full, known, "x"),
             "error": _left_out(full, known), "error without": _left_out(base, known)}
 
 
-def _partial(frame: pd.DataFrame) -> float:
-    """Correlation of x and y when ratio, method and seed are given as factors."""
-    x, y = (_residuals(frame, name) for name in ("x", "y"))
-    return float(np.corrcoef(x, y)[0, 1]) if min(x.std(), y.std()) > 1e-9 else np.nan
-
-
-def _slope(frame: pd.DataFrame) -> float:
-    """Points of y for one standard deviation of x, ratio and method given (one seed)."""
-    x, y = (_residuals(frame, name) for name in ("x", "y"))
-    return float(x @ y / (x @ x)) if x.std() > 1e-9 else np.nan
-
-
-def _residuals(frame: pd.DataFrame, name: str) -> np.ndarray:
+def _residuals(frame: pd.DataFrame, name: str, factors: str = "C(ratio) + C(method)") -> np.ndarray:
     import statsmodels.formula.api as smf
 
-    return smf.ols(f"{name} ~ C(ratio) + C(method) + C(seed)", frame).fit().resid.to_numpy()
+    return smf.ols(f"{name} ~ {factors} + C(seed)", frame).fit().resid.to_numpy()
 
 
-def _mixed(formula: str, frame: pd.DataFrame):
-    """A linear mixed model with a random intercept for each seed; None with fewer than two."""
+def _effect(formula: str, frame: pd.DataFrame, name: str) -> dict:
+    """Effect of `name` with its 95 % interval and p, by Student's t; NaN but for the effect with one seed.
+
+    A linear mixed model with a random intercept for each seed. With few seeds its fit often fails to
+    converge: then the seeds are a factor, which gives nearly the same where the grid is balanced.
+    """
     import statsmodels.formula.api as smf
 
-    if frame["seed"].nunique() < 2:
-        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a variance between seeds of 0 lies at the boundary
-        return smf.mixedlm(formula, frame, groups=frame["seed"]).fit()
+        fixed = smf.ols(f"{formula} + C(seed)", frame).fit()
+        if frame["seed"].nunique() < 2 or fixed.df_resid < 1:
+            return {"effect": float(fixed.params[name]), "low": np.nan, "high": np.nan, "p": np.nan,
+                    "model": ""}
+        mixed = _mixed(formula, frame, name)
+        fit = fixed if mixed is None else mixed
+        effect, error = float(fit.params[name]), float(fit.bse[name])
+        half = stats.t.ppf(1 - LEVEL / 2, fixed.df_resid) * error
+        p = 2 * stats.t.sf(abs(effect) / error, fixed.df_resid) if error else float(effect == 0)
+    return {"effect": effect, "low": effect - half, "high": effect + half, "p": float(p),
+            "model": "seeds as a factor" if mixed is None else "mixed"}
+
+
+def _mixed(formula: str, frame: pd.DataFrame, name: str):
+    """The fit of the mixed model; None where there is none."""
+    import statsmodels.formula.api as smf
+
+    try:
+        fit = smf.mixedlm(formula, frame, groups=frame["seed"]).fit()
+    except np.linalg.LinAlgError:
+        return None
+    return fit if fit.converged and np.isfinite(fit.bse[name]) else None
 
 
 def _left_out(formula: str, frame: pd.DataFrame) -> float:
@@ -457,7 +546,8 @@ def _left_out(formula: str, frame: pd.DataFrame) -> float:
     errors = []
     for seed in frame["seed"].unique():
         rest, own = frame[frame["seed"] != seed], frame[frame["seed"] == seed]
-        own = own[own["ratio"].isin(rest["ratio"]) & own["method"].isin(rest["method"])]
+        own = own[own["ratio"].isin(rest["ratio"]) & own["method"].isin(rest["method"])
+                  & (own["cell"].isin(rest["cell"]) | ("cell" not in formula))]
         errors.append(own["y"] - smf.ols(formula, rest).fit().predict(own))
     return float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
 
@@ -468,6 +558,6 @@ def _standard(values: pd.Series) -> pd.Series:
 
 def _found(record: Record) -> float:
     """Mean over layers of the fitness that the search reached; NaN without a search."""
-    last = [steps[-1]["best"] for steps in record.result["searches"].values() if steps]
+    last = [steps["best"][-1] for steps in record.result["searches"].values() if steps]
     return float(np.mean(last)) if last else np.nan
 

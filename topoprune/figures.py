@@ -179,11 +179,10 @@ def convergence(records: Sequence[Record]) -> Figure:
     rows = []
     for record in of_kind(records, Trial):
         for layer, history in record.result["searches"].items():
-            start = history[0]["best"] or 1.0
-            rows += [{"generation": step["generation"], "layer": layer,
-                      "ratio": f"{record.spec.ratio:g}",
-                      "best fitness (share of the first)": step["best"] / start}
-                     for step in history]
+            start = history["best"][0] or 1.0
+            rows += [{"generation": generation, "layer": layer, "ratio": f"{record.spec.ratio:g}",
+                      "best fitness (share of the first)": best / start}
+                     for generation, best in zip(history["generation"], history["best"], strict=True)]
     frame = pd.DataFrame(rows)
     layers = sorted(frame["layer"].unique(), key=lambda name: (len(name), name))
     grid = sns.relplot(frame, x="generation", y="best fitness (share of the first)", hue="layer",
@@ -310,7 +309,7 @@ def ablation_plot(records: Sequence[Record]) -> Figure:
 def searches(records: Sequence[Record]) -> Figure:
     """Fitness found by each search, layer by layer, relative to the genetic algorithm's."""
     rows = [{"search": name_of(record.spec), "layer": layer, "seed": record.spec.seed,
-             "ratio": record.spec.ratio, "fitness": history[-1]["best"]}
+             "ratio": record.spec.ratio, "fitness": history["best"][-1]}
             for record in of_kind(records, Trial)
             if name_of(record.spec) in ("topological", *evidence.SAME_FITNESS)
             for layer, history in record.result["searches"].items() if history]

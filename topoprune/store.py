@@ -19,8 +19,8 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save
 
-SCHEMA = 1
-"""Version of a record's layout."""
+SCHEMA = 2
+"""Version of a record's layout; older ones are read. Since 2, searches are stored by column."""
 
 
 class StoreError(RuntimeError):
@@ -103,9 +103,9 @@ class Store:
             raise StoreError(f"{self.path}, line {number} is damaged and is no record: restore the "
                              "file (git checkout), or delete that line and run again to make its "
                              "record anew") from error
-        if schema != SCHEMA:
+        if schema not in range(1, SCHEMA + 1):
             raise StoreError(f"{self.path}, line {number} has schema {schema!r}, this version of "
-                             f"topoprune reads {SCHEMA}: use the version that wrote it, or move "
+                             f"topoprune reads 1 to {SCHEMA}: use the version that wrote it, or move "
                              "the file away and run again")
         return record
 

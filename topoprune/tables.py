@@ -209,11 +209,11 @@ def search_table(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for record in of_kind(records, Trial):
         histories = [h for h in record.result["searches"].values() if h]
-        first, last = ([h[i]["best"] for h in histories] for i in (0, -1))
+        first, last = ([h["best"][i] for h in histories] for i in (0, -1))
         rows.append({"ratio": f"{record.spec.ratio:g}",
                      "layers": len(histories),
-                     "generations, mean": np.mean([h[-1]["generation"] for h in histories]),
-                     "subsets evaluated": sum(h[-1]["evaluations"] for h in histories),
+                     "generations, mean": np.mean([h["generation"][-1] for h in histories]),
+                     "subsets evaluated": sum(h["evaluations"][-1] for h in histories),
                      "seconds": record.result["selection_seconds"],
                      "fitness, first population": np.mean(first),
                      "fitness, found": np.mean(last)})
@@ -338,6 +338,8 @@ def _row(record: Record, dense: dict) -> dict:
         "recovery area": 100 * result["recovery"]["area"],
         "selection seconds": result["selection_seconds"],
         "topological distance": float(np.mean([sum(layer.values()) for layer in layers])),
+        "topological distance, H0 alone": float(np.mean([layer["0"] for layer in layers])),
+        "topological distance, median layer": float(np.median([sum(layer.values()) for layer in layers])),
         "removed norm": _layer_mean(result["damage"].get("plain"), "norm"),
         "lost rank": _layer_mean(result["damage"].get("plain"), "rank"),
         "dense epoch seconds": _epoch_seconds(dense),
