@@ -28,7 +28,7 @@ def record(name: str, ratio: float, seed: int, test: float, damage: float, dista
         "damage": {"validation": 0.9 - damage / 100, "test": 0.9 - damage / 100,
                    "topological": {"layer": {"0": distance, "1": 0.0}},
                    "plain": {"layer": {"norm": 0.1 * distance, "rank": distance ** 2}}},
-        "history": history, "live": [live], "searches": {"layer": {"best": [distance]}},
+        "history": history, "live": [live], "searches": {"layer": {"best": [distance], "evaluations": [8]}},
         "recovery": {"goal": 0.895, "reached": epochs < 5, "epochs": epochs, "seconds": 1.0 * epochs,
                      "area": test / 100 - 0.05},
         "selection_seconds": 1.0, "kept": {}}
@@ -301,6 +301,7 @@ def test_ablations_are_paired_with_the_default():
     assert table.loc["random search", "accuracy"] == pytest.approx(2)
     assert table.loc["random search", "damage"] == pytest.approx(1)
     assert table.loc["random search", "fitness"] == pytest.approx(0.5)
+    assert table.loc["random search", "evaluations"] == 8
     assert np.isnan(table.loc["H0 alone", "fitness"])  # another fitness, not comparable
     assert table.loc["H0 alone", "accuracy"] == pytest.approx(0)
 

@@ -242,11 +242,13 @@ def ablations(records: Sequence[Record]) -> pd.DataFrame:
 
     Columns: variant, ratio, seeds; accuracy (points of test accuracy after fine-tuning) with its
     95 % interval; damage (points by which the variant hurts more); fitness (relative excess of what
-    the variant's search reaches, where both minimise the same fitness).
+    the variant's search reaches, where both minimise the same fitness); evaluations (subsets that the
+    variant's search judged, of all layers).
     """
-    frame = trials(records).assign(fitness=[_found(r) for r in of_kind(records, Trial)])
+    frame = trials(records).assign(fitness=[_found(r) for r in of_kind(records, Trial)],
+                                   evaluations=[_evaluations(r) for r in of_kind(records, Trial)])
     wide = frame.pivot_table(index=["ratio", "seed"], columns="method",
-                             values=["test", "damage", "fitness"], dropna=False)
+                             values=["test", "damage", "fitness", "evaluations"], dropna=False)
     rows = []
     for name in (n for n in NAMES.values() if n != TOPOLOGICAL and n in set(frame["method"])):
         for ratio, part in wide.groupby(level="ratio"):
@@ -259,8 +261,9 @@ def ablations(records: Sequence[Record]) -> pd.DataFrame:
                 if name in SAME_FITNESS else np.nan
             rows.append({"variant": name, "ratio": ratio, "seeds": len(pairs),
                          "accuracy": pairs.mean(), "low": low, "high": high, "damage": hurt,
-                         "fitness": excess})
-    columns = ["variant", "ratio", "seeds", "accuracy", "low", "high", "damage", "fitness"]
+                         "fitness": excess, "evaluations": part["evaluations", name].mean()})
+    columns = ["variant", "ratio", "seeds", "accuracy", "low", "high", "damage", "fitness",
+               "evaluations"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -538,7 +541,7 @@ def _mixed(formula: str, frame: pd.DataFrame, name: str):
 
 
 def _left_out(formula: str, frame: pd.DataFrame) -> float:
-    """Root mean squared error of predicting each seed from the others; NaN with one seed."""
+    """Root mean squared error of predicting each seed from the others; NaN where these are too few."""
     import statsmodels.formula.api as smf
 
     if frame["seed"].nunique() < 2:
@@ -548,7 +551,12 @@ def _left_out(formula: str, frame: pd.DataFrame) -> float:
         rest, own = frame[frame["seed"] != seed], frame[frame["seed"] == seed]
         own = own[own["ratio"].isin(rest["ratio"]) & own["method"].isin(rest["method"])
                   & (own["cell"].isin(rest["cell"]) | ("cell" not in formula))]
-        errors.append(own["y"] - smf.ols(formula, rest).fit().predict(own))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of columns that the others do not tell apart
+            fit = smf.ols(formula, rest).fit()
+        if fit.df_resid < 1:
+            return np.nan
+        errors.append(own["y"] - fit.predict(own))
     return float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
 
 
@@ -561,3 +569,7 @@ def _found(record: Record) -> float:
     last = [steps["best"][-1] for steps in record.result["searches"].values() if steps]
     return float(np.mean(last)) if last else np.nan
 
+
+
+def _evaluations(record: Record) -> int:
+    return sum(steps["evaluations"][-1] for steps in record.result["searches"].values() if steps)

@@ -1,7 +1,8 @@
 """seaborn figures from records, nothing else.
 
 Every function returns a matplotlib figure whose attribute `data` is the frame that it draws; `show`
-puts both into a chapter. A shade or bar is the standard error over seeds; with one seed there is none.
+puts both into a chapter. A shade or bar is the 95 % t-interval over seeds where nothing else is said; with
+one seed there is none.
 """
 
 import io
@@ -14,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import to_hex
+from matplotlib.colors import LogNorm, Normalize, to_hex
 from matplotlib.figure import Figure
 
 from topoprune import evidence
@@ -23,11 +24,11 @@ from topoprune.tables import (
     NAMES,
     PUBLISHED,
     dense_accuracy,
-    differences,
     layer_frame,
     name_of,
     of_kind,
     recovery_frame,
+    t_interval,
     trials,
 )
 from topoprune.trial import Dense, Record, Trial
@@ -77,7 +78,7 @@ def training_curves(records: Sequence[Record]) -> Figure:
     figure, axes = plt.subplots(figsize=(6.4, 3.8))
     frame = pd.DataFrame(rows)
     sns.lineplot(frame, x="epoch", y="accuracy (%)", hue="split", style="split",
-                 errorbar="se", markers=True, dashes=False, ax=axes)
+                 errorbar=t_interval, markers=True, dashes=False, ax=axes)
     return _closed(figure, frame)
 
 
@@ -105,7 +106,8 @@ def accuracy_by_cost(records: Sequence[Record]) -> Figure:
     figure, both = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
     for axes, column, title in zip(both, ("parameters", "flops"), ("parameters", "FLOPs"),
                                    strict=True):
-        frame[f"{column} %"] = 100 * frame[column]
+        # Global criteria leave every network its own share: their points are drawn at the mean.
+        frame[f"{column} %"] = 100 * frame.groupby(["method", "ratio"])[column].transform("mean")
         _by_method(frame, f"{column} %", "test", axes)
         layerwise = frame[frame["method"].isin(LAYERWISE_NAMES)]
         shares = sorted(layerwise.groupby("ratio")[f"{column} %"].mean())
@@ -127,7 +129,7 @@ def recovery_curves(records: Sequence[Record]) -> Figure:
     """Test accuracy by epoch of fine-tuning, one panel a ratio."""
     frame = recovery_frame(records)
     grid = sns.relplot(frame, x="epoch", y="test accuracy (%)", hue="method", style="method",
-                       col="ratio", kind="line", errorbar="se", markers=MARKERS, dashes=False,
+                       col="ratio", kind="line", errorbar=t_interval, markers=MARKERS, dashes=False,
                        palette=COLOURS, hue_order=_present(frame), style_order=_present(frame),
                        height=3.2, aspect=1.1, col_wrap=min(2, frame["ratio"].nunique()),
                        facet_kws={"sharey": False})
@@ -153,10 +155,12 @@ def damage_against_recovery(records: Sequence[Record]) -> Figure:
 def difference_plot(records: Sequence[Record], margin: float = 0.5) -> Figure:
     """The paired differences by ratio from methods that judge within the layer, with the margin.
 
-    The global criteria, which are tens of points apart, have a table.
+    Bars are the 90 % t-interval, which the test of equivalence compares with the margin. The global
+    criteria, which can be tens of points apart, have a table.
     """
-    frame = differences(records)
-    frame = frame[~frame["rival"].isin([NAMES["magnitude"], NAMES["taylor"]])]
+    layerwise = [name for name in _present(trials(records))
+                 if name not in (evidence.TOPOLOGICAL, *evidence.GLOBAL)]
+    frame = evidence.accuracy_equivalence(records, second=layerwise)
     figure, axes = plt.subplots(figsize=(7.4, 4))
     axes.axhspan(-margin, margin, color="lightgrey", alpha=0.5, linewidth=0)
     axes.axhline(0, color="grey", linewidth=0.8)
@@ -265,16 +269,23 @@ def survival_curves(records: Sequence[Record]) -> Figure:
 
 
 def layer_map(records: Sequence[Record], column: str) -> Figure:
-    """One quantity of `tables.layer_frame` by layer and method, one panel a ratio, mean over seeds."""
+    """One quantity of `tables.layer_frame` by layer and method, one panel a ratio, mean over seeds.
+
+    Percentages have a linear scale, distances a logarithmic one: single layers tower above the rest.
+    """
     frame = layer_frame(records).dropna(subset=[column])
     ratios = sorted(frame["ratio"].unique())
     figure, panels = plt.subplots(1, len(ratios), figsize=(3.2 * len(ratios) + 1.6, 3.6),
                                   sharey=True, squeeze=False)
-    ends = (0, 100) if column.endswith("(%)") else (0, frame[column].max())
+    least = frame.loc[frame[column] > 0, column].min()
+    scale = (Normalize(0, 100) if column.endswith("(%)") else
+             LogNorm(least, frame[column].max()) if column == evidence.DISTANCE else
+             Normalize(0, frame[column].max()))
     for axes, ratio in zip(panels[0], ratios, strict=True):
         part = frame[frame["ratio"] == ratio].pivot_table(index="method", columns="layer",
                                                           values=column, sort=False)
-        sns.heatmap(part.loc[_present(frame[frame["ratio"] == ratio])], vmin=ends[0], vmax=ends[1],
+        part = part.reindex(_present(frame))  # the panels share their rows: blank where none is on record
+        sns.heatmap(part.clip(lower=least) if isinstance(scale, LogNorm) else part, norm=scale,
                     cmap="viridis", ax=axes, cbar=ratio == ratios[-1], cbar_kws={"label": column})
         axes.set(title=f"ratio {ratio:g}", xlabel="convolution", ylabel="")
     return _closed(figure, frame)
@@ -326,16 +337,46 @@ def searches(records: Sequence[Record]) -> Figure:
     return _closed(figure, frame)
 
 
+def search_courses(records: Sequence[Record]) -> Figure:
+    """Best fitness by evaluations, as a multiple of what the genetic algorithm ends at in that layer.
+
+    The median over layers and seeds, at every twentieth of the evaluations that the search made.
+    """
+    found = {(r.spec.seed, r.spec.ratio, layer): steps["best"][-1]
+             for r in of_kind(records, Trial) if name_of(r.spec) == evidence.TOPOLOGICAL
+             for layer, steps in r.result["searches"].items() if steps}
+    rows = []
+    for record in of_kind(records, Trial):
+        if (name := name_of(record.spec)) in (evidence.TOPOLOGICAL, NAMES["random search"]):
+            for layer, steps in record.result["searches"].items():
+                end = found.get((record.spec.seed, record.spec.ratio, layer))
+                if not (steps and end):
+                    continue
+                spent = np.array(steps["evaluations"]) / steps["evaluations"][-1]
+                for share in np.linspace(0.05, 1, 20):
+                    reached = steps["best"][max(np.searchsorted(spent, share + 1e-9) - 1, 0)]
+                    rows.append({"search": name, "layer": layer, "seed": record.spec.seed,
+                                 "share of its evaluations": share.round(2),
+                                 "relative fitness": reached / end})
+    frame = pd.DataFrame(rows).replace({"search": {evidence.TOPOLOGICAL: "genetic"}})
+    figure, axes = plt.subplots(figsize=(7.4, 3.8))
+    sns.lineplot(frame, x="share of its evaluations", y="relative fitness", hue="search",
+                 style="search", estimator="median", errorbar=("pi", 50), ax=axes)
+    axes.set(ylabel="best fitness (the genetic algorithm's last: 1)")
+    return _closed(figure, frame)
+
+
 def selection_cost(records: Sequence[Record]) -> Figure:
     """Seconds that selection takes, by method and ratio."""
     frame = trials(records)
     figure, axes = plt.subplots(figsize=(7.4, 0.4 * frame["method"].nunique() + 1.2))
     sns.stripplot(frame, x="selection seconds", y="method", hue="method", palette=COLOURS,
                   order=_present(frame), hue_order=_present(frame), legend=False, ax=axes)
-    epoch = frame["dense epoch seconds"].median()
-    axes.axvline(epoch, color="grey", linestyle=":", label="one epoch of dense training")
+    for ratio, seconds in frame.groupby("ratio")["epoch seconds"].median().items():
+        axes.axvline(seconds, color="grey", linestyle=":")
+        axes.annotate(f"{ratio:g}", (seconds, 1), xycoords=axes.get_xaxis_transform(), ha="center",
+                      va="bottom", fontsize="small", color="grey")
     axes.set(xscale="log", ylabel="")
-    axes.legend()
     return _closed(figure, frame)
 
 
@@ -377,7 +418,7 @@ def bench_growth(measured: dict) -> Figure:
 def _by_method(frame: pd.DataFrame, x: str, y: str, axes) -> None:
     sns.lineplot(frame, x=x, y=y, hue="method", style="method", markers=MARKERS, dashes=False,
                  palette=COLOURS, hue_order=_present(frame), style_order=_present(frame),
-                 errorbar="se", ax=axes)
+                 errorbar=t_interval, err_style="bars", err_kws={"capsize": 3}, ax=axes)
 
 
 def _present(frame: pd.DataFrame) -> list[str]:

@@ -38,7 +38,10 @@ PUBLISHED = pd.DataFrame(
        ("HRank (Lin et al., 2020)", 93.96, 92.34, 82.0, 65.3),
        ("CHIP (Sui et al., 2021)", 93.96, 93.86, 81.6, 58.1),
        ("CHIP (Sui et al., 2021)", 93.96, 93.72, 83.3, 66.6),
-       ("CHIP (Sui et al., 2021)", 93.96, 93.18, 87.3, 78.6)],
+       ("CHIP (Sui et al., 2021)", 93.96, 93.18, 87.3, 78.6),
+       ("CORING (Pham et al., 2024)", 93.96, 94.42, 81.6, 58.1),
+       ("CORING (Pham et al., 2024)", 93.96, 94.20, 83.3, 66.6),
+       ("CORING (Pham et al., 2024)", 93.96, 93.83, 87.3, 78.6)],
     columns=["method", "dense", "pruned", "parameters removed", "FLOPs removed"])
 """Published test accuracies (%) of VGG-16 on CIFAR-10 after fine-tuning (longer than ours), from
 NNI's `comparison_result_vgg16.json` and the papers."""
@@ -184,15 +187,20 @@ def damage_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def optimizers_table(records: Sequence[Record], contrast: Sequence[Record]) -> pd.DataFrame:
-    """What both have on record, side by side by the optimiser that trained the dense networks."""
+    """What both have on record, side by side by the optimiser that trained the dense networks.
+
+    A side's trial counts if the other side has it too: same ratio, method and seed.
+    """
     columns = {"dense test": "dense (%)", "test": "fine-tuned (%)", "removed norm": "norm removed (%)"}
+    cell = ["ratio", "method"]
+    frames = [trials(side) for side in (records, contrast)]
+    if any(frame.empty for frame in frames):
+        return pd.DataFrame(columns=cell)
+    both = frames[0][[*cell, "seed"]].merge(frames[1][[*cell, "seed"]])
     sides = []
-    for side in (records, contrast):
-        frame = trials(side)
-        if frame.empty:
-            return pd.DataFrame(columns=["ratio", "method"])
+    for side, frame in zip((records, contrast), frames, strict=True):
         frame["removed norm"] *= 100
-        grouped = frame.groupby(["ratio", "method"], sort=False)
+        grouped = frame.merge(both).groupby(cell, sort=False)
         means = grouped[list(columns)].mean().rename(columns=columns)
         means.insert(0, "networks", grouped.size())
         sides.append(means.add_prefix(f"{_optimizer(side)}: "))
@@ -221,23 +229,25 @@ def search_table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows).groupby("ratio").mean().astype(whole).reset_index()
 
 
-def differences(records: Sequence[Record]) -> pd.DataFrame:
-    """Paired differences of test accuracy (points): topological minus rival, by ratio.
-
-    Columns: ratio, rival, seeds, difference, low, high (95 % t-interval over the seeds' paired
-    differences; NaN with fewer than two seeds).
-    """
-    wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method", values="test")
-    rows = []
-    for rival in (name for name in NAMES.values() if name in wide and name != "topological"):
-        for ratio, pairs in (wide["topological"] - wide[rival]).dropna().groupby(level="ratio"):
-            low, high = t_interval(pairs.to_numpy())
-            rows.append({"ratio": ratio, "rival": rival, "seeds": len(pairs),
-                         "difference": pairs.mean(), "low": low, "high": high})
-    return pd.DataFrame(rows).sort_values(["ratio", "rival"], ignore_index=True)
+def search_by_layer(records: Sequence[Record]) -> pd.DataFrame:
+    """What the search takes in each layer, mean over networks and ratios."""
+    rows = [{"layer": layer, "subsets evaluated": steps["evaluations"][-1],
+             "seconds": sum(steps["seconds"])}
+            for record in of_kind(records, Trial)
+            for layer, steps in record.result["searches"].items() if steps]
+    table = pd.DataFrame(rows).groupby("layer", sort=False).mean()
+    return table.astype({"subsets evaluated": int}).reset_index()
 
 
-def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def selection_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Seconds of selection beside those of one epoch of fine-tuning (medians), by ratio and method."""
+    columns = {"selection seconds": "selection (s)", "epoch seconds": "epoch of fine-tuning (s)"}
+    table = trials(records).groupby(["ratio", "method"])[list(columns)].median()
+    table = table.rename(columns=columns).reset_index()
+    return table.assign(**{"selection (epochs)": table.iloc[:, 2] / table.iloc[:, 3]})
+
+
+def t_interval(values: np.ndarray | pd.Series, level: float = 0.95) -> tuple[float, float]:
     """Student's interval of the mean; NaN for fewer than two values."""
     if len(values) < 2:
         return float("nan"), float("nan")
@@ -342,7 +352,7 @@ def _row(record: Record, dense: dict) -> dict:
         "topological distance, median layer": float(np.median([sum(layer.values()) for layer in layers])),
         "removed norm": _layer_mean(result["damage"].get("plain"), "norm"),
         "lost rank": _layer_mean(result["damage"].get("plain"), "rank"),
-        "dense epoch seconds": _epoch_seconds(dense),
+        "epoch seconds": _epoch_seconds(result),
         "collapsed layers": sum(share == 0 for share in result["live"]),
     }
 

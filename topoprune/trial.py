@@ -395,7 +395,7 @@ def _by_column(result: dict) -> dict:
     return {**result, "searches": {**searches, **columns}} if columns else result
 
 
-def _short(value: float) -> float:
+def _short(value: int | float) -> int | float:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 

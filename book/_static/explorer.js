@@ -44,7 +44,7 @@
     }
     plot.append(element("text", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle", fill: "currentColor", "font-size": 13 }, "epoch of fine-tuning"));
     plot.append(element("text", { x: 14, y: height / 2, transform: "rotate(-90 14 " + height / 2 + ")", "text-anchor": "middle", fill: "currentColor", "font-size": 13 }, "test accuracy (%)"));
-    const dense = shown[0].dense;
+    const dense = shown.reduce((sum, run) => sum + run.dense, 0) / shown.length;
     plot.append(element("line", { x1: left, x2: width - right, y1: y(dense), y2: y(dense), stroke: "currentColor", "stroke-dasharray": "2 4" }));
     const head = element("tr");
     ["method", "seed", "before (%)", "after (%)", "FLOPs left (%)", "recovered"].forEach((name) => head.append(element("th", {}, name)));
