@@ -24,6 +24,7 @@ def own_folders(tmp_path_factory):
         patch.setenv("TOPOPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("TOPOPRUNE_RESULTS", str(tmp_path_factory.mktemp("results")))
         patch.delenv("TOPOPRUNE_NO_RUN", raising=False)
+        patch.setenv("TOPOPRUNE_DETERMINISTIC", "1")  # where there is a CUDA device
         yield
 
 

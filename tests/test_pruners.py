@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import topoprune
-from topoprune import genetic, topology
+from topoprune import genetic, pruning, topology
 from topoprune.models import build
 from topoprune.pruners import points
 from topoprune.study import LAYERWISE
@@ -214,3 +214,20 @@ def test_weights_that_are_not_finite_are_refused(model):
     broken.features[0].weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="features.0 has values that are NaN or infinite"):
         topoprune.select(broken, EXAMPLE, "l1", 0.5)
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path, monkeypatch):
+    """torchvision's cache, whose files it does not check again."""
+    class Hostile:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save({"fc.weight": Hostile()}, weights)
+    with pytest.raises(ValueError, match="the weights DEFAULT of resnet18 are not to be had"):
+        pruning.prune("resnet18", "l1", 0.5, 0, tmp_path / "small.safetensors")
+    assert not (tmp_path / "ran").exists()
+    torch.load(weights, weights_only=False)
+    assert (tmp_path / "ran").exists()  # as it would have

@@ -55,7 +55,9 @@ def test_a_torn_line_is_replaced_by_the_next_record(tmp_path):
     assert set(kept.load()) == {"a", "c"}
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[]", "{}", '{"key": "x"}', "[" * 100_000])
+@pytest.mark.parametrize("line", ["nonsense", "[]", "{}", '{"key": "x"}', "[" * 100_000,
+                                  '{"key": [], "schema": 1}', '{"key": "x", "schema": [1]}',
+                                  '{"key": "x", "schema": 1, "value": NaN}'])
 def test_a_damaged_line_is_named_and_nothing_is_changed(tmp_path, line):
     kept = Store(tmp_path / "records.jsonl")
     kept.append(record("a"))
@@ -73,6 +75,31 @@ def test_records_of_the_first_schema_are_kept_beside_new_ones(tmp_path):
     kept.path.write_text(json.dumps(old) + "\n")
     kept.append({"key": "b"})
     assert kept.load() == {"a": old, "b": {"key": "b", "schema": 2}}
+
+
+def test_an_altered_record_is_refused(tmp_path):
+    kept = Store(tmp_path / "records.jsonl")
+    kept.append(record("a", 93.41))
+    kept.path.write_text(kept.path.read_text().replace("93.41", "94.41"))
+    with pytest.raises(StoreError, match="line 1 was altered .*git checkout"):
+        kept.load()
+
+
+@settings(max_examples=100, deadline=None)
+@given(line=st.dictionaries(st.sampled_from(["key", "schema", "sha256", "kind", "spec"]), st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2))))
+def test_any_json_gives_a_record_or_one_clear_error(tmp_path_factory, line):
+    kept = Store(tmp_path_factory.mktemp("json") / "records.jsonl")
+    kept.path.write_text(json.dumps(line) + "\n")
+    try:
+        found = kept.load()
+    except StoreError as error:
+        assert "records.jsonl, line 1" in str(error)
+    else:
+        assert list(found) == [line["key"]] and line["schema"] == 1
+        kept.append(record("b"))
+        assert set(kept.load()) == {line["key"], "b"}
 
 
 def test_another_schema_is_refused_with_the_reason(tmp_path):

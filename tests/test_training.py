@@ -215,3 +215,27 @@ def test_a_wrong_recipe_is_refused(fields, message):
 def test_a_batch_larger_than_the_data_is_refused(data):
     with pytest.raises(ValueError, match="batch must be at most the 256 training images, got 512"):
         train(network(), data, Recipe(epochs=1, batch=512))
+
+
+def test_a_training_that_diverges_ends_with_what_it_reached(data, tmp_path):
+    """An untrainable network is a result: its loss is none, its accuracy that of guessing."""
+    model = network()
+    history = train(model, data, Recipe(epochs=2, batch=128, peak_rate=1e30), 0, tmp_path / "x.safetensors")
+    assert history[-1].loss is None
+    assert history[-1].test < 0.2
+    again = train(network(), data, Recipe(epochs=2, batch=128, peak_rate=1e30), 0,
+                  tmp_path / "x.safetensors")
+    assert again == history
+
+
+def test_a_checkpoint_of_other_layers_is_set_aside(data, tmp_path):
+    path = tmp_path / "x.safetensors"
+    recipe = Recipe(epochs=1, batch=128, peak_rate=0.05)
+    expected = train(network(), data, recipe)
+    train(network(), data, recipe, 0, path)
+    tensors, about = store.read_tensors(path)
+    tensors["model.classifier.bias"] = torch.zeros(3)
+    store.write_tensors(path, tensors, about)
+    with pytest.warns(store.StoreWarning, match="x.safetensors is of a network with other layers"):
+        again = train(network(), data, recipe, 0, path)
+    assert [(e.loss, e.test) for e in again] == [(e.loss, e.test) for e in expected]

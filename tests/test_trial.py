@@ -12,7 +12,15 @@ from conftest import TINY
 
 from topoprune import figures, store, study, tables, training, trial
 from topoprune.__main__ import main
-from topoprune.store import Store, StoreError, StoreWarning
+from topoprune.store import (
+    Store,
+    StoreError,
+    StoreWarning,
+    locked,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from topoprune.trial import Dense, Portrait, Record, Trial, recovery, run, run_folder, spec_key, timeless
 
 
@@ -78,18 +86,24 @@ def test_the_same_seed_gives_the_same_record_and_force_runs_again(made, monkeypa
     assert timeless(again[0]) == timeless(records[3])
 
 
-def test_an_interrupted_trial_continues_from_its_last_epoch(made, folders, monkeypatch):
-    _, records = made
-    spec = records[2].spec
+def power_fails_in_fine_tuning(monkeypatch) -> list[int]:
+    """Two dense epochs and one of fine-tuning are finished; returns the epochs that are begun."""
     epoch, calls = training._epoch, []
 
     def interrupted(*arguments):
         calls.append(arguments[-1])
-        if len(calls) == 4:  # two dense epochs, one of fine-tuning, then the power fails
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return epoch(*arguments)
 
     monkeypatch.setattr(training, "_epoch", interrupted)
+    return calls
+
+
+def test_an_interrupted_trial_continues_from_its_last_epoch(made, folders, monkeypatch):
+    _, records = made
+    spec = records[2].spec
+    calls = power_fails_in_fine_tuning(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         study.records("tiny", [spec])
     again = study.records("tiny", [spec])
@@ -98,25 +112,73 @@ def test_an_interrupted_trial_continues_from_its_last_epoch(made, folders, monke
     assert not list((folders / "cache" / "runs").glob("trial-*/*"))
 
 
+def test_what_was_begun_on_another_dense_network_is_set_aside(made, folders, monkeypatch):
+    _, records = made
+    spec = records[2].spec
+    calls = power_fails_in_fine_tuning(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(spec)
+    checkpoint = trial.run_folder(spec.dense) / trial.DENSE
+    tensors, about = read_tensors(checkpoint)
+    tensors["model.classifier.bias"] += 1e-3
+    write_tensors(checkpoint, tensors, about)
+    with pytest.warns(StoreWarning, match=r"(selection.json|fine-tuning.safetensors) belongs to another run"):
+        run(spec)
+    assert calls[4:] == [0, 1]  # all of fine-tuning
+
+
+@pytest.mark.parametrize("by", ["store", "cache"])
+def test_a_record_that_another_process_made_meanwhile_is_taken(made, folders, monkeypatch, by):
+    """It had the run's lock before: it has stored the record, or is about to."""
+    record = made[1][2]
+    kept = study.records_store("tiny")
+    if by == "store":
+        kept.append(record.to_json())
+    else:
+        write_json(trial.run_folder(record.spec) / trial.MADE, record.key, record.to_json())
+    monkeypatch.setattr(trial, "_run_trial", None)
+    assert run(record.spec, None, kept.path) == record
+
+
+def test_what_runs_elsewhere_is_not_forced(made, folders):
+    spec = made[1][2].spec
+    with locked(trial.run_folder(spec)), pytest.raises(StoreError, match="l1 at .* is running in another"):
+        study.records("tiny", [spec], force=True)
+
+
+def test_threads_of_one_process_do_not_mix_their_random_numbers(made, folders):
+    from concurrent.futures import ThreadPoolExecutor
+
+    dense = made[1][:2]
+    with ThreadPoolExecutor(2) as pool:
+        again = study.records("tiny", [record.spec for record in dense], executor=pool)
+    assert list(map(timeless, again)) == list(map(timeless, dense))
+
+
 def test_the_deterministic_mode_changes_nothing_on_the_cpu(made, folders, monkeypatch):
+    """The other records of these tests are made in it."""
     _, records = made
     epoch, modes = training._epoch, []
-    monkeypatch.setenv("TOPOPRUNE_DETERMINISTIC", "1")
+    monkeypatch.delenv("TOPOPRUNE_DETERMINISTIC")
     monkeypatch.setattr(training, "_epoch", lambda *arguments: modes.append(
         torch.are_deterministic_algorithms_enabled()) or epoch(*arguments))
-    assert timeless(run(records[2].spec)) == timeless(records[2])
-    assert modes == [True] * 4
+    assert timeless(run(records[2].spec, "cpu")) == timeless(records[2])
+    monkeypatch.setenv("TOPOPRUNE_DETERMINISTIC", "1")
+    trial.forget(records[2].spec)
+    run(records[2].spec, "cpu")
+    assert modes == [False] * 4 + [True] * 2
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_an_interrupted_run_continues_bit_for_bit_in_deterministic_mode(made, folders, monkeypatch):
     spec = made[1][2].spec
-    monkeypatch.setenv("TOPOPRUNE_DETERMINISTIC", "1")
     whole = run(spec, "cuda")
     for made_of in (spec.dense, spec):
         trial.forget(made_of)
-    interrupted_when_chosen(spec, monkeypatch, "cuda")
+    power_fails_in_fine_tuning(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, "cuda")
     assert timeless(run(spec, "cuda")) == timeless(whole)
 
 

@@ -1,5 +1,7 @@
 """One worker or three, a dead worker, a real Dask cluster: the same records."""
 
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -42,9 +44,9 @@ def kill_when_a_run_has_begun(cache: Path, choose) -> threading.Thread:
     """SIGKILL the process that `choose()` names once a first epoch is on the disk."""
 
     def wait_and_kill():
-        while not list(cache.glob("runs/*/*.safetensors")):
+        while not (list(cache.glob("runs/*/*.safetensors")) and (process := choose())):
             time.sleep(0.01)
-        os.kill(choose(), signal.SIGKILL)
+        os.kill(process, signal.SIGKILL)
 
     thread = threading.Thread(target=wait_and_kill, daemon=True)
     thread.start()
@@ -71,10 +73,10 @@ def test_a_failing_run_keeps_no_other_from_its_record(folders, monkeypatch):
 
     run = study.run
 
-    def failing(spec, device):
+    def failing(spec, *others):
         if isinstance(spec, Trial) and spec.method == "l1":
             raise MemoryError("too large")
-        return run(spec, device)
+        return run(spec, *others)
 
     monkeypatch.setattr(study, "run", failing)
     with (ThreadPoolExecutor(1) as pool,
@@ -82,6 +84,45 @@ def test_a_failing_run_keeps_no_other_from_its_record(folders, monkeypatch):
                                         "MemoryError.*the others are stored")):
         study.records("tiny", wanted(), executor=pool)
     assert len(study.records_store("tiny").load()) == 2
+
+
+def at_work(cache: Path) -> int | None:
+    """The process that carries out a run now."""
+    for sign in cache.glob("runs/*/running.json"):
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(sign.read_text())["value"]["process"]
+    return None
+
+
+def test_an_error_here_ends_the_processes_and_what_waits_for_them(tmp_path, monkeypatch):
+    def full_disk(name, wanted, device, force, pool):
+        slow = [pool.submit(subprocess.run, ["sh", "-c", f"sleep 0.5; touch {tmp_path / str(i)}"])
+                for i in range(8)]
+        slow[0].result()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(workers, "records", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        workers.on_processes(1, "tiny", [])
+    time.sleep(2)
+    assert len(list(tmp_path.iterdir())) <= 3  # the first, and what had begun
+
+
+def test_processes_that_always_die_end_a_study_and_progress_renews_the_attempts(folders, monkeypatch):
+    from concurrent.futures import BrokenExecutor
+
+    calls = []
+
+    def dying(name, wanted, device, force, pool):
+        calls.append(force)
+        if len(calls) == 3:
+            study.records_store(name).append({"key": "a run that was finished"})
+        raise RunError("died") from BrokenExecutor()
+
+    monkeypatch.setattr(workers, "records", dying)
+    with pytest.raises(RunError, match="died"):
+        workers.on_processes(1, "tiny", [], force=True)
+    assert calls == [True] + [False] * (workers.ATTEMPTS + 1)
 
 
 @pytest.fixture
@@ -106,13 +147,15 @@ def cluster(folders):
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_records(alone, folders, cluster):
     from distributed import Client
 
-    address, (_, _, victim) = cluster
+    address, (_, *dask_workers) = cluster
     with Client(address, timeout=60) as client:
         client.wait_for_workers(2, timeout=60)
-    killer = kill_when_a_run_has_begun(folders / "cache", lambda: victim.pid)
+    with pytest.raises(ValueError, match="no worker of the scheduler at .* offers a GPU"):
+        workers.on_cluster(address, "tiny", wanted(), "cuda")
+    killer = kill_when_a_run_has_begun(folders / "cache", lambda: at_work(folders / "cache"))
     made = workers.on_cluster(address, "tiny", wanted())
     killer.join(10)
-    assert victim.wait(10) == -signal.SIGKILL
+    assert sorted(worker.poll() or 0 for worker in dask_workers) == [-signal.SIGKILL, 0]
     assert [timeless(record) for record in made] == alone
 
 

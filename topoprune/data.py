@@ -4,6 +4,7 @@ CIFAR-10 comes through torchvision from `TOPOPRUNE_DATA` (or the cache), checked
 before it is read and downloaded where it is missing; the digits are embedded in scikit-learn.
 """
 
+import functools
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,13 +69,19 @@ class Data:
 
     def normalized(self, images: Tensor) -> Tensor:
         """(b, h, w, 3) uint8 -> (b, 3, h, w) float32 in channels_last layout, zero mean."""
-        mean = torch.tensor(self.mean, device=images.device) * 255
-        std = torch.tensor(self.std, device=images.device) * 255
+        mean, std = _on_device(self.mean, images.device), _on_device(self.std, images.device)
         return ((images.float() - mean) / std).permute(0, 3, 1, 2)
 
     def example(self, size: int = 256) -> Tensor:
         """The first `size` training images, normalised: a calibration batch."""
         return self.normalized(self.train.images[:size])
+
+
+@functools.cache
+def _on_device(channels: tuple[float, ...], device: torch.device) -> Tensor:
+    """Once for all batches: copying it would make every one of them wait for the device."""
+    with torch.inference_mode(False):
+        return torch.tensor(channels, device=device) * 255
 
 
 def folder() -> Path:

@@ -418,7 +418,13 @@ def bench_growth(measured: dict) -> Figure:
 def _by_method(frame: pd.DataFrame, x: str, y: str, axes) -> None:
     sns.lineplot(frame, x=x, y=y, hue="method", style="method", markers=MARKERS, dashes=False,
                  palette=COLOURS, hue_order=_present(frame), style_order=_present(frame),
-                 errorbar=t_interval, err_style="bars", err_kws={"capsize": 3}, ax=axes)
+                 errorbar=None, ax=axes)
+    for method, group in frame.groupby("method"):
+        points = group.groupby(x)[y]
+        low, high = np.transpose([t_interval(values.to_numpy()) for _, values in points])
+        mean = points.mean()
+        axes.errorbar(mean.index, mean, yerr=np.nan_to_num([mean - low, high - mean]), fmt="none",
+                      capsize=3, color=COLOURS[method], linewidth=1)
 
 
 def _present(frame: pd.DataFrame) -> list[str]:

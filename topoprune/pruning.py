@@ -1,6 +1,10 @@
 """Files in, files out: prune a stored or a torchvision network, and read the result back."""
 
+import contextlib
 import json
+import os
+import pickle
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -93,6 +97,22 @@ def _stored(path: Path) -> tuple[nn.Module, dict]:
     return model, source
 
 
+@contextlib.contextmanager
+def _no_pickle() -> Iterator[None]:
+    """torchvision lets torch.load run what a file of weights says, and checks the hash of new downloads
+    alone."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def _torchvision(name: str, weights: str) -> tuple[nn.Module, dict]:
     from torchvision.models import get_model, list_models
 
@@ -106,8 +126,9 @@ def _torchvision(name: str, weights: str) -> tuple[nn.Module, dict]:
             model = get_model(name, weights=None)
             model.load_state_dict(load_file(weights))
         else:
-            model = get_model(name, weights=weights)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            with _no_pickle():
+                model = get_model(name, weights=weights)
+    except (OSError, pickle.UnpicklingError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights {weights} of {name} are not to be had ({error!r}): download "
                          "them where there is a network, pass a .safetensors state dict with "
                          "--weights, or --weights none") from error

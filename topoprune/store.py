@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save
 
 SCHEMA = 2
-"""Version of a record's layout; older ones are read. Since 2, searches are stored by column."""
+"""Version of a record's layout; older ones are read. Since 2, a line has a checksum, and searches are
+stored by column."""
 
 
 class StoreError(RuntimeError):
@@ -78,7 +79,8 @@ class Store:
             self._write(record for key, record in records.items() if key not in keys)
 
     def _write(self, records: Iterable[dict]) -> None:
-        lines = [json.dumps(record, sort_keys=True, allow_nan=False) for record in records]
+        lines = [json.dumps(record if record["schema"] < 2 else {**record, "sha256": _digest(record)},
+                            sort_keys=True, allow_nan=False) for record in records]
         write(self.path, "".join(line + "\n" for line in lines).encode())
 
     def _lines(self) -> Iterator[tuple[int, str]]:
@@ -97,8 +99,10 @@ class Store:
 
     def _parse(self, number: int, line: str) -> dict:
         try:
-            record = json.loads(line)
-            schema, _ = record["schema"], record["key"]
+            record = json.loads(line, parse_constant=_refuse)
+            schema, key = record["schema"], record["key"]
+            if not (isinstance(schema, int) and isinstance(key, str)):
+                raise TypeError("a schema is a whole number, a key a text")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError(f"{self.path}, line {number} is damaged and is no record: restore the "
                              "file (git checkout), or delete that line and run again to make its "
@@ -107,7 +111,15 @@ class Store:
             raise StoreError(f"{self.path}, line {number} has schema {schema!r}, this version of "
                              f"topoprune reads 1 to {SCHEMA}: use the version that wrote it, or move "
                              "the file away and run again")
+        if schema >= 2 and record.pop("sha256", None) != _digest(record):
+            raise StoreError(f"{self.path}, line {number} was altered (its checksum differs): restore "
+                             "the file (git checkout), or delete that line and run again to make its "
+                             "record anew")
         return record
+
+
+def _refuse(constant: str):
+    raise ValueError(f"{constant} is no JSON")
 
 
 def canonical(value) -> str:
@@ -169,10 +181,21 @@ def write(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
+            _settle(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def _settle(folder: Path) -> None:
+    """Have a folder's new names on the disk, before anything older is deleted in their favour."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
@@ -296,6 +319,11 @@ def _other(found, identity) -> str:
         return f"it is of {found}, not of {identity}"
     name = next(name for name in [*identity, *found] if found.get(name) != identity.get(name))
     return f"its {name} is {found.get(name)}, not {identity.get(name)}"
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Short identity of some tensors: their names, types, shapes and values."""
+    return _checksum({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, "")[:16]
 
 
 def _checksum(tensors: dict[str, torch.Tensor], text: str) -> str:

@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, as_completed
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from topoprune import progress
 from topoprune.genetic import Search
-from topoprune.store import Store, StoreError
+from topoprune.store import Store, StoreError, is_locked
 from topoprune.training import Recipe
 from topoprune.trial import Dense, Portrait, Record, Trial, forget, reached, run, run_folder, spec_key
 
@@ -190,6 +190,9 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
     wanted = list(specs(name) if wanted is None else wanted)
     store = records_store(name)
     if force:
+        if busy := [spec for spec in wanted if is_locked(run_folder(spec))]:
+            raise StoreError(f"{describe(busy[0])} is running in another process: wait for it, or stop "
+                             "it, before it is forced")
         store.drop({spec_key(spec) for spec in wanted})
         for spec in wanted:
             forget(spec)
@@ -202,7 +205,7 @@ def records(name: str, wanted: Iterable[Dense | Trial | Portrait] | None = None,
                              f"{name}`, or unset TOPOPRUNE_NO_RUN")
         missing = []
     with tqdm(total=len(missing), desc=name, unit="run", disable=None) as bar:
-        for made in _carried_out(missing, device, executor):
+        for made in _carried_out(missing, device, store.path, executor):
             record = made.to_json()
             store.append(record)
             found[record["key"]] = record
@@ -216,19 +219,20 @@ class RunError(RuntimeError):
     """Some runs failed; the message names the first and its cause."""
 
 
-def _carried_out(todo: list, device: str | None, executor: Executor | None) -> Iterator[Record]:
+def _carried_out(todo: list, device: str | None, path: Path,
+                 executor: Executor | None) -> Iterator[Record]:
     """The record of each spec, as it is finished."""
     if executor is None:
-        yield from (run(spec, device) for spec in todo)
+        yield from (run(spec, device, path) for spec in todo)
         return
     # What is pruned is trained first: the trials share it.
     for dense in (True, False):
         yield from _side_by_side([spec for spec in todo if isinstance(spec, Dense) is dense],
-                                 device, executor)
+                                 device, path, executor)
 
 
-def _side_by_side(todo: list, device: str | None, executor: Executor) -> Iterator[Record]:
-    futures = {executor.submit(run, spec, device): spec for spec in todo}
+def _side_by_side(todo: list, device: str | None, path: Path, executor: Executor) -> Iterator[Record]:
+    futures = {executor.submit(run, spec, device, path): spec for spec in todo}
     failed = []
     for future in as_completed(futures):
         if error := future.exception():
@@ -236,7 +240,8 @@ def _side_by_side(todo: list, device: str | None, executor: Executor) -> Iterato
         else:
             yield future.result()
     if failed:
-        spec, error = failed[0]
+        died = [one for one in failed if isinstance(one[1], BrokenExecutor)]  # which can be mended
+        spec, error = (died or failed)[0]
         raise RunError(f"{len(failed)} of {len(todo)} runs failed, the first: {describe(spec)}: "
                        f"{error!r}; the others are stored, the same command runs these again"
                        ) from error
@@ -261,7 +266,7 @@ def status(name: str, seeds: Iterable[int] | None = None) -> dict:
     runs = [{"run": describe(spec), "reached": _reached(spec), **progress.state(run_folder(spec))}
             for spec in missing]
     workers = {(run["host"], run["process"]) for run in runs if run["state"] == "running"}
-    left = _estimate(missing, runs, list(found.values()))
+    left = _estimate(missing, runs, [Record.from_json(line) for line in found.values()])
     return {"path": str(store.path), "done": [describe(s) for s in wanted if spec_key(s) in found],
             "missing": [describe(s) for s in missing], "runs": runs, "workers": len(workers),
             "seconds_left": left and left / max(1, len(workers))}
@@ -334,7 +339,7 @@ def _seeds(p: Profile, seeds: Iterable[int] | None) -> list[int]:
     whole = all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in chosen)
     if not (chosen and whole and isinstance(given, Iterable)):
         raise ValueError(f"seeds must be a list of whole numbers from 0, got {seeds!r}")
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def _reached(spec: Dense | Trial | Portrait) -> str:
@@ -366,12 +371,12 @@ def _line(run: dict) -> str:
     return ", ".join(parts) + (f": {run['error']}" if "error" in run else "")
 
 
-def _estimate(missing: list, runs: list[dict], found: list[dict]) -> float | None:
+def _estimate(missing: list, runs: list[dict], found: list[Record]) -> float | None:
     """Seconds of work that are left, if one process does it all."""
     total = 0.0
     for spec, seen in zip(missing, runs, strict=True):
-        alike = [r["provenance"]["seconds"] for r in found if _label(r) == _label_of(spec)]
-        alike = alike or [r["provenance"]["seconds"] for r in found]
+        alike = [r.provenance["seconds"] for r in found if _label(r.spec) == _label(spec)]
+        alike = alike or [r.provenance["seconds"] for r in found]
         if not alike:
             return None
         spent = time.time() - seen["since"] if seen["state"] == "running" else 0.0
@@ -379,9 +384,5 @@ def _estimate(missing: list, runs: list[dict], found: list[dict]) -> float | Non
     return total
 
 
-def _label(record: dict) -> tuple:
-    return record["kind"], record["spec"].get("method"), record["spec"].get("ratio")
-
-
-def _label_of(spec) -> tuple:
+def _label(spec: Dense | Trial | Portrait) -> tuple:
     return type(spec).__name__, getattr(spec, "method", None), getattr(spec, "ratio", None)

@@ -98,7 +98,7 @@ def once(folder: Path, epochs: int, limit: int | None = None) -> int:
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        study.records(NAME, specs(epochs))
+        study.records(NAME, specs(epochs), "cpu")
     except StoreError as error:
         print(f"topoprune: error: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import cos, pi
+from math import cos, isfinite, pi
 from pathlib import Path
 
 import torch
@@ -81,13 +81,13 @@ class Epoch:
     Attributes:
         epoch: 1 for the first.
         seconds: training time, evaluation left out.
-        loss: mean training loss.
+        loss: mean training loss; None where it is no longer finite.
         validation, test: accuracies in [0, 1] after the epoch.
     """
 
     epoch: int
     seconds: float
-    loss: float
+    loss: float | None
     validation: float
     test: float
 
@@ -198,8 +198,8 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _epoch(model, optimizers, data: Data, recipe: Recipe, seed: int, epoch: int) -> float:
-    """One pass over the training split; the mean loss."""
+def _epoch(model, optimizers, data: Data, recipe: Recipe, seed: int, epoch: int) -> float | None:
+    """One pass over the training split; the mean loss, None if it is not finite."""
     device = data.train.labels.device
     # Drawn on the CPU: the same numbers on every device.
     random = torch.Generator().manual_seed((seed << 20) + epoch)
@@ -221,7 +221,8 @@ def _epoch(model, optimizers, data: Data, recipe: Recipe, seed: int, epoch: int)
                     group["lr"] = share * group["peak"]
                 optimizer.step()
             total += loss.detach()
-    return total.item() / steps
+    mean = total.item() / steps
+    return mean if isfinite(mean) else None
 
 
 def _mirrored(data: Data, seed: int, epoch: int) -> Bool[Tensor, " n"]:
@@ -333,8 +334,13 @@ def _restore(model, optimizers, checkpoint: Path | None, identity: str) -> list[
     if found is None:
         return []
     tensors, metadata = found
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()
-                           if k.startswith("model.")})
+    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    moving = {name: value for name, _, value in _moving(optimizers) if name in tensors}
+    wanted = {name: value.shape for name, value in {**model.state_dict(), **moving}.items()}
+    if wanted != {name.removeprefix("model."): value.shape for name, value in tensors.items()}:
+        store.set_aside(checkpoint, f"{checkpoint} is of a network with other layers")
+        return []
+    model.load_state_dict(weights)
     for name, state, parameter in _moving(optimizers):
         if name in tensors:
             state["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[name])

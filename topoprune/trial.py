@@ -5,6 +5,7 @@ import json
 import platform
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,8 +27,9 @@ from topoprune.training import Recipe, accuracy, default_device, recalibrate, re
 WITHIN = 0.005
 """Recovered: validation accuracy within this of the dense model's."""
 
-DENSE, SELECTION, TUNED = "dense.safetensors", "selection.json", "fine-tuning.safetensors"
-"""What a run keeps in its folder while it is not finished."""
+DENSE, SELECTION, TUNED, MADE = ("dense.safetensors", "selection.json", "fine-tuning.safetensors",
+                                 "record.json")
+"""What a run keeps in its folder until its record is stored."""
 
 TIMES = {"seconds", "selection_seconds", "latency_ms", "images_per_second"}
 """Fields of a result that were timed: two runs of one trial agree in all others."""
@@ -161,28 +163,49 @@ def spec_key(spec: Dense | Trial | Portrait) -> str:
     return store.key({type(spec).__name__: plain(spec)})
 
 
-def run(spec: Dense | Trial | Portrait, device: str | None = None) -> Record:
+def run(spec: Dense | Trial | Portrait, device: str | None = None,
+        records: Path | None = None) -> Record:
     """Carry out `spec`; an interrupted run continues from its last finished epoch.
 
-    On CUDA it does so bit for bit in deterministic mode alone, see `training.repeatable`.
+    On CUDA it does so bit for bit in deterministic mode alone, see `training.repeatable`. Threads of
+    one process take turns: they share PyTorch's random numbers. The record of a trial stays in the
+    cache, and is returned from there, until `forget`.
 
     Args:
         spec: what to measure.
         device: "cpu", "cuda", "cuda:1"; by default CUDA where there is one.
+        records: file of a `store.Store`; a record that another process put there while this one waited
+            for it is returned as it is.
 
     Raises:
         ValueError, data.DataError, store.StoreError: with the cause and the cure.
     """
-    started = time.perf_counter()
     device = device or default_device()
-    with progress.errors_noted(run_folder(spec), device), repeatable():
-        data = datasets.load(_dense_of(spec).dataset, device)
+    with _one_at_a_time, progress.errors_noted(run_folder(spec), device), repeatable():
         if isinstance(spec, Dense):
-            result = _run_dense(spec, data)
-        else:
-            with progress.signed(run_folder(spec), device):  # no other writes the same checkpoints
-                result = (_run_trial if isinstance(spec, Trial) else _run_portrait)(spec, data)
+            return _recorded(spec, device, _run_dense)
+        with progress.signed(run_folder(spec), device):  # no other writes the same checkpoints
+            if (made := _made(spec, records)) is not None:
+                return made
+            record = _recorded(spec, device, _run_trial if isinstance(spec, Trial) else _run_portrait)
+            store.write_json(run_folder(spec) / MADE, spec_key(spec), record.to_json())
+            return record
+
+
+_one_at_a_time = threading.Lock()
+
+
+def _recorded(spec, device: str, carry_out: Callable) -> Record:
+    started = time.perf_counter()
+    result = carry_out(spec, datasets.load(_dense_of(spec).dataset, device))
     return Record(spec, result, provenance(device, time.perf_counter() - started))
+
+
+def _made(spec: Trial | Portrait, records: Path | None) -> Record | None:
+    """The record that another process made of `spec`: stored, or finished and not stored yet."""
+    line = store.Store(records).load().get(spec_key(spec)) if records else None
+    line = line or store.resume_json(run_folder(spec) / MADE, spec_key(spec))
+    return Record.from_json(line) if line else None
 
 
 def run_folder(spec: Dense | Trial | Portrait, cache: Path | None = None) -> Path:
@@ -211,8 +234,10 @@ def timeless(record: Record) -> dict:
 
 
 def forget(spec: Dense | Trial | Portrait) -> None:
-    """Delete what earlier sittings of `spec` left in the cache."""
-    shutil.rmtree(run_folder(spec), ignore_errors=True)
+    """Delete what earlier sittings of `spec` left in the cache, as soon as no process is at it."""
+    if run_folder(spec).exists():
+        with store.locked(run_folder(spec)):
+            shutil.rmtree(run_folder(spec), ignore_errors=True)
 
 
 def trained(dense: Dense, data: Data) -> nn.Module:
@@ -237,7 +262,8 @@ def _run_trial(trial: Trial, data: Data) -> dict:
     dense, dense_history = _trained(trial.dense, data)
     example = data.example()
     goal = dense_history[-1]["validation"] - WITHIN
-    chosen = _select_once(trial, dense, example, data.train.labels[:len(example)])
+    source = f"{spec_key(trial)} of network {store.digest(dense.state_dict())}"
+    chosen = _select_once(trial, source, dense, example, data.train.labels[:len(example)])
     small = recalibrate(remove(dense, example, chosen["kept"]), data)
     damage = {"validation": accuracy(small, data, data.validation),
               "test": accuracy(small, data, data.test),
@@ -245,7 +271,7 @@ def _run_trial(trial: Trial, data: Data) -> dict:
               "plain": plain_damage(dense, example, chosen["kept"]),
               "live": live_share(small, data)}
     epochs = train(small, data, trial.recovery, trial.seed,
-                   run_folder(trial) / TUNED, spec_key(trial))
+                   run_folder(trial) / TUNED, f"{source} kept {store.key(chosen['kept'])}")
     history = [asdict(epoch) for epoch in epochs]
     return {"cost": _cost(small, data), "damage": damage, "history": history,
             "live": live_share(small, data), "recovery": recovery(history, damage, goal),
@@ -370,17 +396,20 @@ def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
     return model, [asdict(epoch) for epoch in history]
 
 
-def _select_once(trial: Trial, dense: nn.Module, example: torch.Tensor,
+def _select_once(trial: Trial, source: str, dense: nn.Module, example: torch.Tensor,
                  labels: torch.Tensor) -> dict:
-    """The selection of `trial`, kept in the cache so that an interrupted trial does not repeat it."""
+    """The selection of `trial`, kept in the cache so that an interrupted trial does not repeat it.
+
+    `source` names the trial and the network's weights: no selection of another is taken for it.
+    """
     path = run_folder(trial) / SELECTION
-    if (found := store.resume_json(path, spec_key(trial))) is not None:
+    if (found := store.resume_json(path, source)) is not None:
         return found
     extra = {"topological": {"checkpoints": path.parent}, "taylor": {"labels": labels}}
     made = selection(dense, example, trial.method, trial.ratio, trial.seed, **trial.options,
                      **extra.get(trial.method, {}))
     result = {"kept": made.kept, "selection_seconds": made.seconds, "searches": made.searches}
-    store.write_json(path, spec_key(trial), result)
+    store.write_json(path, source, result)
     return result
 
 

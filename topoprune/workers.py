@@ -1,27 +1,28 @@
 """The runs of a study on several processes of this machine, or on a Dask cluster.
 
 A worker is sent a spec and returns its record; checkpoints go through the shared cache folder, so
-a worker that dies costs its run's current epoch. What a run gives does not depend on how many
-workers there are: each computes on one thread, or on one CUDA device.
+a worker that dies costs the current epoch of its run, and on one machine that of the others too. What a
+run gives does not depend on how many workers there are: each computes on one thread, or on one CUDA device.
 """
 
 import multiprocessing
 import os
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
-from topoprune.study import RunError, records
+from topoprune.study import RunError, records, records_store
 from topoprune.trial import Record
 
 ATTEMPTS = 5
-"""Pools of processes that are started before dying workers end a study."""
+"""Pools of processes in a row that may break before any run is finished, until a study ends."""
 
 
 def on_processes(count: int, name: str, wanted: list, device: str | None = None,
                  force: bool = False) -> list[Record]:
     """`study.records` on `count` processes of this machine.
 
-    Each has one thread; where there are several CUDA devices, each has one. A process that dies is
-    replaced, and its run continues from its last finished epoch.
+    Each has one thread; where there are several CUDA devices, each has one. If a process dies all are
+    replaced, and every run continues from its last finished epoch. An error here, or the keyboard, ends
+    the processes: their runs continue likewise.
 
     Raises:
         ValueError: fewer than one process.
@@ -30,21 +31,29 @@ def on_processes(count: int, name: str, wanted: list, device: str | None = None,
     if count < 1:
         raise ValueError(f"workers must be at least 1, got {count}")
     spawn = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
-    for left in reversed(range(ATTEMPTS)):
+    attempts, stored = 0, 0
+    while True:
         numbers = spawn.SimpleQueue()
         for number in range(count):
             numbers.put(number)
-        with ProcessPoolExecutor(count, spawn, _begin, (numbers,)) as pool:
-            try:
-                return records(name, wanted, device, force, pool)
-            except RunError as error:
-                if not (left and isinstance(error.__cause__, BrokenExecutor)):
-                    raise
-            except BaseException:  # the keyboard, a full disk: what has not begun does not begin
-                pool.shutdown(wait=False, cancel_futures=True)
+        others = multiprocessing.active_children()
+        pool = ProcessPoolExecutor(count, spawn, _begin, (numbers,))
+        try:
+            return records(name, wanted, device, force, pool)
+        except RunError as error:
+            done = len(records_store(name).load())
+            attempts = 1 if done > stored else attempts + 1
+            stored = done
+            if attempts >= ATTEMPTS or not isinstance(error.__cause__, BrokenExecutor):
                 raise
+        except BaseException:
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
         force = False  # the old records are gone, what was made by now is not made again
-    raise AssertionError("the last attempt returns or raises")
 
 
 def on_cluster(address: str, name: str, wanted: list, device: str | None = None,
@@ -71,7 +80,16 @@ def on_cluster(address: str, name: str, wanted: list, device: str | None = None,
                          "`dask scheduler --host 127.0.0.1`") from error
     wants = {"resources": {"GPU": 1}} if (device or "").startswith("cuda") else {}
     with client:
-        client.run(single_thread)
+        try:
+            client.wait_for_workers(1, timeout=60)
+        except TimeoutError as error:
+            raise ValueError(f"the scheduler at {address} has no worker: start one with "
+                             f"`dask worker {address} --nthreads 1`") from error
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        if wants and not any(worker["resources"].get("GPU") for worker in workers):
+            raise ValueError(f"no worker of the scheduler at {address} offers a GPU: start them with "
+                             '`--resources "GPU=1"`')
+        client.register_worker_callbacks(single_thread)  # of those that come later too
         return records(name, wanted, device, force, client.get_executor(**wants))
 
 
