@@ -228,6 +228,19 @@ def test_a_training_that_diverges_ends_with_what_it_reached(data, tmp_path):
     assert again == history
 
 
+@pytest.mark.parametrize("history", [None, 3, [{}], [[1]], [{"epoch": 1, "colour": 2}]])
+def test_a_checkpoint_whose_header_makes_no_sense_is_set_aside(data, tmp_path, history):
+    """Its checksum is right: someone wrote it so."""
+    path = tmp_path / "x.safetensors"
+    recipe = Recipe(epochs=1, batch=128, peak_rate=0.05)
+    expected = train(network(), data, recipe, 0, path)
+    tensors, about = store.read_tensors(path)
+    store.write_tensors(path, tensors, {**about, "history": history})
+    with pytest.warns(store.StoreWarning, match="x.safetensors holds no history of epochs"):
+        again = train(network(), data, recipe, 0, path)
+    assert [(e.loss, e.test) for e in again] == [(e.loss, e.test) for e in expected]
+
+
 def test_a_checkpoint_of_other_layers_is_set_aside(data, tmp_path):
     path = tmp_path / "x.safetensors"
     recipe = Recipe(epochs=1, batch=128, peak_rate=0.05)

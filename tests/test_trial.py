@@ -253,6 +253,18 @@ def test_one_process_finishes_a_comparison_before_the_next_dense_network():
     assert len(order) == 2 + 2 * 9 * 6 + 1 == len({spec_key(spec) for spec in order})
 
 
+def test_some_methods_and_ratios_of_a_profile():
+    some = study.specs("study", [1], ["topological", "l1"], [0.9, 0.3])
+    assert some[0] == study.dense_specs("study", [1])[0]
+    assert [(spec.method, spec.ratio) for spec in some[1:]] == [
+        ("topological", 0.9), ("l1", 0.9), ("topological", 0.3), ("l1", 0.3)]
+    assert all(spec in study.specs("study") for spec in some)
+    with pytest.raises(ValueError, match="unknown ratio of study: 0.4; choose from 0.3, 0.5"):
+        study.specs("study", ratios=[0.4])
+    with pytest.raises(ValueError, match="unknown method of study: luck; choose from random, l1"):
+        study.specs("study", methods=["luck"])
+
+
 def test_a_variant_keeps_its_name_whatever_its_budget():
     for name, (method, options) in study.VARIANTS.items():
         spec = Trial(study.dense_specs("quick")[0], method, 0.5, 0, TINY.recovery, options)
@@ -501,9 +513,10 @@ def test_a_pruned_file_is_a_smaller_network_that_loads(tmp_path, capsys):
 def test_a_dense_checkpoint_can_be_pruned(made, tmp_path, capsys):
     folder, records = made
     source = folder / "cache" / "runs" / f"dense-{records[0].key}" / "dense.safetensors"
-    assert main(["prune", str(source), "--method", "fpgm", "--output",
+    assert main(["prune", str(source), "--method", "fpgm", "--round-to", "4", "--output",
                  str(tmp_path / "small.safetensors")]) == 0
     report = json.loads(capsys.readouterr().out)
+    assert {len(kept) % 4 for kept in report["kept"].values()} == {0}
     assert report["before"]["parameters"] == records[0].result["cost"]["parameters"]
 
 

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options) -> None:
     from topoprune import study, workers
 
-    wanted = study.specs(options.profile, options.seeds)
+    wanted = study.specs(options.profile, options.seeds, options.methods, options.ratios)
     task = options.profile, wanted, options.device, options.force
     if options.scheduler is not None:
         made = workers.on_cluster(options.scheduler, *task)
@@ -40,7 +40,7 @@ def _status(options) -> None:
     from topoprune import study
 
     while True:
-        state = study.status(options.profile, options.seeds)
+        state = study.status(options.profile, options.seeds, options.methods, options.ratios)
         if options.watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")  # an empty screen
         try:
@@ -57,7 +57,8 @@ def _prune(options) -> None:
     from topoprune import pruning
 
     report = pruning.prune(options.model, options.method, options.ratio, options.seed,
-                           Path(options.output), options.weights, options.shape, options.device)
+                           Path(options.output), options.weights, options.shape, options.device,
+                           options.round_to)
     print(json.dumps(report, indent=2))
 
 
@@ -84,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, status):
         command.add_argument("--profile", default="quick", help="quick, pilot or study")
         command.add_argument("--seeds", type=int, nargs="+", help="default: the profile's")
+        command.add_argument("--methods", nargs="+", metavar="M", help="default: the profile's, as l1 fpgm")
+        command.add_argument("--ratios", type=float, nargs="+", metavar="R", help="default: the profile's")
 
     prune = commands.add_parser(
         "prune", help="prune a checkpoint or a torchvision model into a smaller network")
@@ -93,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
                        help="random, l1, l2, fpgm or topological")
     prune.add_argument("--ratio", type=float, default=0.5,
                        help="share of each layer's filters to remove, in [0, 1)")
+    prune.add_argument("--round-to", type=int, default=1, metavar="N",
+                       help="keep a multiple of N filters in each layer, for speed; 8 is usual (default 1)")
     prune.add_argument("--seed", type=int, default=0)
     prune.add_argument("--weights", default="DEFAULT", metavar="W",
                        help="of a torchvision model: DEFAULT (downloaded), none (random), or a "

@@ -23,12 +23,13 @@ BATCH = 32
 
 
 def prune(model: str, method: str, ratio: float, seed: int, output: Path,
-          weights: str = "DEFAULT", shape: list[int] | None = None, device: str = "cpu") -> dict:
+          weights: str = "DEFAULT", shape: list[int] | None = None, device: str = "cpu",
+          round_to: int = 1) -> dict:
     """Prune a network and write it, with a report beside it.
 
     Args:
         model: file of a dense network (made by a study or by `save`), or a torchvision model.
-        method, ratio, seed: as for `pruners.select`.
+        method, ratio, seed, round_to: as for `pruners.select`.
         output: the smaller network, as safetensors; the report has the suffix .json.
         weights: of a torchvision model: "DEFAULT" (torchvision downloads them), "none" (random),
             or a safetensors state dict.
@@ -48,9 +49,10 @@ def prune(model: str, method: str, ratio: float, seed: int, output: Path,
     network = network.to(device).eval()
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(BATCH, *shape, generator=generator).to(device)
-    made = selection(network, example, method, ratio, seed)
+    made = selection(network, example, method, ratio, seed, round_to)
     small = remove(network, example, made.kept)
-    report = {"model": model, "method": method, "ratio": ratio, "seed": seed, "shape": shape,
+    report = {"model": model, "method": method, "ratio": ratio, "round_to": round_to, "seed": seed,
+              "shape": shape,
               "selection_seconds": made.seconds, "before": asdict(cost(network, example)),
               "after": asdict(cost(small, example)), "kept": made.kept}
     save(small, output, {**source, "shape": shape, "kept": made.kept})

@@ -120,14 +120,28 @@ def dense_specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense]:
     return [Dense(p.dataset, "vgg16", p.width, seed, p.dense) for seed in _seeds(p, seeds)]
 
 
-def trial_specs(name: str, seeds: Iterable[int] | None = None,
-                methods: Iterable[str] | None = None) -> list[Trial]:
-    """The trials of a profile: its first ratios for every seed, then the others."""
+def trial_specs(name: str, seeds: Iterable[int] | None = None, methods: Iterable[str] | None = None,
+                ratios: Iterable[float] | None = None) -> list[Trial]:
+    """The trials of a profile, or some of them: its first ratios for every seed, then the others.
+
+    Raises:
+        ValueError: a method or ratio that the profile does not have.
+    """
     p = profile(name)
-    others = tuple(ratio for ratio in p.ratios if ratio not in p.first)
+    chosen_methods = _some(methods, p.methods, f"method of {name}")
+    chosen_ratios = _some(ratios, p.ratios, f"ratio of {name}")
+    first = [ratio for ratio in chosen_ratios if ratio in p.first]
+    others = [ratio for ratio in chosen_ratios if ratio not in p.first]
     return [_trial(p, dense, method, ratio)
-            for ratios in (p.first, others) for dense in dense_specs(name, seeds)
-            for ratio in ratios for method in (methods or p.methods)]
+            for part in (first, others) for dense in dense_specs(name, seeds)
+            for ratio in part for method in chosen_methods]
+
+
+def _some(given: Iterable | None, known: tuple, what: str) -> list:
+    chosen = list(known if given is None else dict.fromkeys(given))
+    if unknown := [value for value in chosen if value not in known]:
+        raise ValueError(f"unknown {what}: {unknown[0]}; choose from {', '.join(map(str, known))}")
+    return chosen
 
 
 def contrast(name: str, seeds: Iterable[int] | None = None, device: str | None = None,
@@ -145,16 +159,17 @@ def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 
     return Portrait(dense_specs(name, seeds)[0], p.layer, ratio, methods, p.search)
 
 
-def specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense | Trial | Portrait]:
-    """Everything of a profile in the order in which one process runs it.
+def specs(name: str, seeds: Iterable[int] | None = None, methods: Iterable[str] | None = None,
+          ratios: Iterable[float] | None = None) -> list[Dense | Trial | Portrait]:
+    """Everything of a profile, or some of its trials, in the order in which one process runs it.
 
     Each dense network stands before the first trial that prunes it, so that a study which is cut
-    off has whole comparisons.
+    off has whole comparisons. The portrait belongs to the whole.
     """
     ordered: list[Dense | Trial | Portrait] = []
-    for trial in trial_specs(name, seeds):
+    for trial in trial_specs(name, seeds, methods, ratios):
         ordered += [trial] if trial.dense in ordered else [trial.dense, trial]
-    return [*ordered, portrait_spec(name, seeds)]
+    return [*ordered, portrait_spec(name, seeds)] if methods is ratios is None else ordered
 
 
 def variant(trial: Trial) -> str:
@@ -247,8 +262,9 @@ def _side_by_side(todo: list, device: str | None, path: Path, executor: Executor
                        ) from error
 
 
-def status(name: str, seeds: Iterable[int] | None = None) -> dict:
-    """What the store has and lacks of a profile, and how the runs fare that share this cache.
+def status(name: str, seeds: Iterable[int] | None = None, methods: Iterable[str] | None = None,
+           ratios: Iterable[float] | None = None) -> dict:
+    """What the store has and lacks of `specs`, and how the runs fare that share this cache.
 
     Returns:
         path: of the records file.
@@ -261,7 +277,7 @@ def status(name: str, seeds: Iterable[int] | None = None) -> dict:
     """
     store = records_store(name)
     found = store.load()
-    wanted = specs(name, seeds)
+    wanted = specs(name, seeds, methods, ratios)
     missing = [spec for spec in wanted if spec_key(spec) not in found]
     runs = [{"run": describe(spec), "reached": _reached(spec), **progress.state(run_folder(spec))}
             for spec in missing]

@@ -340,8 +340,13 @@ def _restore(model, optimizers, checkpoint: Path | None, identity: str) -> list[
     if wanted != {name.removeprefix("model."): value.shape for name, value in tensors.items()}:
         store.set_aside(checkpoint, f"{checkpoint} is of a network with other layers")
         return []
+    try:
+        history = [Epoch(**epoch) for epoch in metadata["history"]]
+    except (KeyError, TypeError):
+        store.set_aside(checkpoint, f"{checkpoint} holds no history of epochs")
+        return []
     model.load_state_dict(weights)
     for name, state, parameter in _moving(optimizers):
         if name in tensors:
             state["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[name])
-    return [Epoch(**epoch) for epoch in metadata["history"]]
+    return history
