@@ -15,7 +15,9 @@ KILLS, EPOCHS = 7, 2
 def found(tmp_path_factory):
     """The report of a small torture, and its folder."""
     folder = tmp_path_factory.mktemp("torture")
-    return torture.torture(folder, KILLS, seed=1, epochs=EPOCHS), folder
+    report = torture.torture(folder, KILLS, seed=1, epochs=EPOCHS)
+    part = ["--profile", "quick", "--seeds", "0", "--ratios", "0.5", "--methods", "l1", "random"]
+    return {**report, "cluster": torture.cluster(folder, part)}, folder
 
 
 def test_nothing_is_lost(found):
@@ -35,6 +37,12 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(found):
         assert case["damaged"] == 0
 
 
+def test_a_dask_cluster_that_loses_a_worker_gives_the_records_of_one(found):
+    cluster = found[0]["cluster"]
+    assert cluster["killed"] == "trial" and cluster["workers"] == 2
+    assert cluster["records"] == 3 and cluster["differences"] == []
+
+
 def test_an_altered_result_is_found_and_named(found):
     """One float of one record, by its last bit."""
     report, folder = found
@@ -50,8 +58,14 @@ def test_an_altered_result_is_found_and_named(found):
     assert not torture.sound({**report, "differences": [line]})
 
 
-@pytest.mark.parametrize("worse", [{"lost": 1}, {"torn": 1}, {"full disk": [
-    {"file": "x", "named": False, "continued to the same record": True}]}])
+DISK = {"file": "x", "named": True, "damaged": 0, "kept": True, "continued to the same record": True}
+
+
+@pytest.mark.parametrize("worse", [
+    {"lost": 1}, {"torn": 1}, {"left over": 1}, *({"full disk": [{**DISK, **case}]} for case in (
+        {"named": False}, {"damaged": 1}, {"kept": False}, {"continued to the same record": False})),
+    {"cluster": {"killed": "", "differences": []}},
+    {"cluster": {"killed": "trial", "differences": ["x: 1, not 2"]}}])
 def test_whatever_is_lost_counts(found, worse):
     assert not torture.sound({**found[0], **worse})
 
@@ -83,5 +97,6 @@ def test_the_page_s_tables_show_the_counts(found, tmp_path):
     counts = bench_tables.torture_counts(measured).set_index("what")["count"]
     assert counts["differences"] == 0 and counts["kills that landed"] == KILLS
     assert len(bench_tables.torture_disk(measured)) == 2
+    assert bench_tables.torture_cluster(measured)["records"].item() == 3
     assert bench_tables.torture_numbers(measured)["kills"] == KILLS
     assert str(tmp_path) not in file.read_text()

@@ -4,9 +4,7 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ from conftest import TINY
 from topoprune import study, workers
 from topoprune.__main__ import main
 from topoprune.study import RunError
+from topoprune.torture import dask_cluster
 from topoprune.trial import Trial, timeless
 
 
@@ -127,27 +126,14 @@ def test_processes_that_always_die_end_a_study_and_progress_renews_the_attempts(
 
 @pytest.fixture
 def cluster(folders):
-    """A real scheduler and two real workers on the loopback; yields its address and processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folders}
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1",
-            "--port", address.rsplit(":", 1)[1], "--no-dashboard"]
-    started = [subprocess.Popen(dask, **quiet)]
-    started += [subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_worker", address,
-                                  "--nthreads", "1", "--host", "127.0.0.1", "--no-nanny",
-                                  "--no-dashboard"], **quiet) for _ in range(2)]
-    yield address, started
-    for process in started:
-        process.kill()
-        process.wait()
+    with dask_cluster(dict(os.environ)) as made:
+        yield made
 
 
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_records(alone, folders, cluster):
     from distributed import Client
 
-    address, (_, *dask_workers) = cluster
+    address, dask_workers = cluster
     with Client(address, timeout=60) as client:
         client.wait_for_workers(2, timeout=60)
     with pytest.raises(ValueError, match="no worker of the scheduler at .* offers a GPU"):

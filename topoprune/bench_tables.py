@@ -249,7 +249,8 @@ def torture_numbers(measured: dict) -> dict:
     """What the prose of the page quotes."""
     machine = measured["machine"]
     return {"kills": measured["kills"], "minutes": measured["seconds"] / 60, "commit": measured["commit"],
-            "processor": machine["processor"], "cores": machine["cores"], "load": machine["load before"]}
+            "processor": machine["processor"], "cores": machine["cores"], "load": machine["load before"],
+            "command": measured["cluster"]["command"]}
 
 
 def torture_phases(measured: dict) -> pd.DataFrame:
@@ -277,3 +278,11 @@ def torture_disk(measured: dict) -> pd.DataFrame:
         "the same command went on to the same record":
             "yes" if case["continued to the same record"] else "no",
     } for case in measured["full disk"]])
+
+
+def torture_cluster(measured: dict) -> pd.DataFrame:
+    """The study on a Dask cluster that lost a worker."""
+    made = measured["cluster"]
+    return pd.DataFrame([{"records": made["records"], "workers": made["workers"],
+                          "killed": f"one, at a {made['killed']}", "seconds": made["seconds"],
+                          "differences from one worker's records": len(made["differences"])}])

@@ -4,7 +4,8 @@ A process carries out one small trial; it is killed (SIGKILL) at a random moment
 until so many kills have landed. Most processes are forked from one that has done nothing but the
 imports, so that kills land in the work; the others start from a new interpreter. Whatever a process
 has finished must never be lost, no file may be torn, and every finished record must be that of a run
-that was never interrupted, bit for bit, in everything but times and provenance.
+that was never interrupted, bit for bit, in everything but times and provenance. Then a study runs on a
+real Dask cluster that loses a worker, and must give the records of one process.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +35,18 @@ from topoprune import store, study, workers
 from topoprune.measuring import machine
 from topoprune.store import Store, StoreError, StoreWarning
 from topoprune.training import Recipe
-from topoprune.trial import DENSE, Dense, Record, Trial, provenance, reached, run_folder, spec_key, timeless
+from topoprune.trial import (
+    DENSE,
+    TUNED,
+    Dense,
+    Record,
+    Trial,
+    provenance,
+    reached,
+    run_folder,
+    spec_key,
+    timeless,
+)
 
 OUTPUT = Path("_build/torture.json")
 NAME = "torture"
@@ -69,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         return once(options.once, options.epochs)
     with tempfile.TemporaryDirectory() as folder:
         found = torture(Path(folder), options.kills, options.seed, options.epochs)
+        found["cluster"] = cluster(Path(folder), ["--profile", "quick"])
     store.write(options.output, (json.dumps(found, indent=1) + "\n").encode())
     print(report(found))
     return 0 if sound(found) else 1
@@ -76,9 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def specs(epochs: int) -> list[Dense | Trial]:
     """The dense network and the trial that are tortured, each trained for `epochs`."""
-    dense = Dense("digits", "vgg16", 1 / 16, 0, Recipe(epochs=epochs, batch=128, peak_rate=0.1))
-    return [dense, Trial(dense, "topological", 0.5, 0, Recipe(epochs=epochs, batch=128),
-                         {"population": 12, "generations": 6})]
+    recipe = Recipe(epochs=epochs, batch=128, peak_rate=0.1, muon_rate=0.05)  # both optimizers have a state
+    dense = Dense("digits", "vgg16", 1 / 16, 0, recipe)
+    return [dense, Trial(dense, "topological", 0.5, 0, recipe, {"population": 12, "generations": 6})]
 
 
 def once(folder: Path, epochs: int, limit: int | None = None) -> int:
@@ -161,9 +176,12 @@ def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 4) -> d
 
 
 def sound(found: dict) -> bool:
-    """Whether nothing was lost or torn, no record differs, and a full disk did no harm."""
-    return not (found["lost"] or found["torn"] or found["differences"]) and all(
-        case["named"] and case["continued to the same record"] for case in found["full disk"])
+    """Whether nothing was lost, torn or left over, no record differs, and a full disk did no harm."""
+    cluster = found.get("cluster", {"killed": "none was asked for", "differences": []})
+    return not any((found["lost"], found["torn"], found["left over"], found["differences"],
+                    cluster["differences"], not cluster["killed"])) and all(
+        case["named"] and case["kept"] and not case["damaged"] and case["continued to the same record"]
+        for case in found["full disk"])
 
 
 def report(found: dict) -> str:
@@ -176,6 +194,9 @@ def report(found: dict) -> str:
     lines += [f"{'differences':>20} {len(found['differences']):4d}", *found["differences"][:1]]
     lines += [f"full disk, {case['file']}: " + ", ".join(k for k, v in case.items() if v is True)
               for case in found["full disk"]]
+    if cluster := found.get("cluster"):
+        lines.append(f"Dask cluster of {cluster['workers']} workers, one killed at a {cluster['killed']}: "
+                     f"{cluster['records']} records, {len(cluster['differences'])} differences")
     return "\n".join([*lines, "sound" if sound(found) else "NOT SOUND"])
 
 
@@ -315,6 +336,86 @@ def full_disk(folder: Path, expected: dict[str, dict], epochs: int) -> list[dict
                       "kept": before[1] == (0 if file == DENSE else dense.recipe.epochs),
                       "continued to the same record": not difference(expected, recorded(folder))})
     return cases
+
+
+def cluster(folder: Path, part: list[str]) -> dict:
+    """A study on a Dask cluster on the loopback, of whose two workers one is killed at a trial.
+
+    Args:
+        folder: of both runs' caches and records.
+        part: arguments of `python -m topoprune run`, the profile first.
+
+    Returns:
+        command: what was run; records: how many; workers; killed: what kind of run the killed worker
+        was at, "" if none was; seconds: of the cluster's run; differences: from the records that one
+        worker alone made.
+    """
+    command = ["run", *part, "--device", "cpu"]
+    _study(folder / "alone", [*command, "--workers", "1"]).wait()
+    environment = _environment(folder / "cluster")
+    with dask_cluster(environment) as (address, workers):
+        started, killed = time.perf_counter(), ""
+        process = _study(folder / "cluster", [*command, "--scheduler", address])
+        while process.poll() is None:
+            killed = killed or _kill_one(folder / "cluster" / "cache", workers)
+            time.sleep(0.02)
+        seconds = time.perf_counter() - started
+    alone, made = (_all_records(folder / name) for name in ("alone", "cluster"))
+    if not alone or process.returncode:
+        raise TortureError(_complaints(folder / "cluster") or _complaints(folder / "alone"))
+    return {"command": " ".join(["python -m topoprune", *command, "--scheduler ADDRESS"]),
+            "records": len(made), "workers": len(workers), "killed": killed, "seconds": round(seconds),
+            "differences": difference(alone, made)}
+
+
+@contextlib.contextmanager
+def dask_cluster(environment: dict[str, str], count: int = 2) -> Iterator[tuple[str, list]]:
+    """A real scheduler and workers of one thread on the loopback; yields the address and the workers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    here = ["--host", "127.0.0.1", "--no-dashboard"]
+    dask = [["dask_scheduler", "--port", str(port), *here],
+            *[["dask_worker", address, "--nthreads", "1", "--no-nanny", *here]] * count]
+    started = []
+    try:
+        for name, *options in dask:
+            started.append(subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.{name}", *options], env=environment,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        yield address, started[1:]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def _kill_one(cache: Path, workers: list) -> str:
+    """SIGKILL the worker that fine-tunes a trial, if one is at it; what kind of run that was."""
+    for sign in cache.glob("runs/trial-*/running.json"):
+        with contextlib.suppress(StoreError):
+            _, at = store.check_json(sign)
+            if (sign.parent / TUNED).exists() and at["process"] in [worker.pid for worker in workers]:
+                os.kill(at["process"], signal.SIGKILL)
+                return "trial"
+    return ""
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    own = {"TOPOPRUNE_CACHE": str(folder / "cache"), "TOPOPRUNE_RESULTS": str(folder / "results")}
+    return {**{k: v for k, v in os.environ.items() if k != "TOPOPRUNE_NO_RUN"}, **own}
+
+
+def _study(folder: Path, command: list[str]) -> subprocess.Popen:
+    with open(_begun(folder) / "stderr", "w") as complaints:
+        return subprocess.Popen([sys.executable, "-m", "topoprune", *command],
+                                env=_environment(folder), stdout=subprocess.DEVNULL, stderr=complaints)
+
+
+def _all_records(folder: Path) -> dict[str, dict]:
+    return {key: timeless(Record.from_json(line)) for file in (folder / "results").glob("*.jsonl")
+            for key, line in Store(file).load().items()}
 
 
 def _begun(folder: Path) -> Path:
