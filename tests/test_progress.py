@@ -10,7 +10,7 @@ from conftest import TINY
 
 from topoprune import progress, study, trial
 from topoprune.__main__ import main
-from topoprune.trial import run_folder
+from topoprune.trial import Record, run_folder
 
 
 def states() -> dict[str, dict]:
@@ -108,8 +108,8 @@ def test_watch_ends_when_nothing_is_left(folders, capsys):
 
 
 def test_time_left_is_shared_out_among_the_workers(folders):
-    found = [{"kind": "Trial", "spec": {"method": "l1"}, "provenance": {"seconds": 90.0}}]
     missing = study.trial_specs("tiny", methods=["l1"])
+    found = [Record(missing[0], {}, {"seconds": 90.0})]
     now = [{"state": "running", "since": time.time() - 60}, {"state": "running", "since": 0.0}]
     assert study._estimate(missing, now, found) == pytest.approx(30, abs=5)
     assert study._estimate(missing, [{"state": "waiting"}] * 2, found) == 180
