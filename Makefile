@@ -37,6 +37,7 @@ bench: .venv/made ## measure the topological fitness and training, fast paths be
 
 torture: .venv/made ## kill a real run a hundred times, and check that nothing is lost
 	$(RUN) -m topoprune.torture
+	$(RUN) -m topoprune.torture --cluster
 
 lint: .venv/made ## check the code's style
 	$(RUN) -m ruff check

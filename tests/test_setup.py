@@ -185,10 +185,11 @@ def test_a_chapter_that_fails_is_not_published(project):
 
 def test_of_chapters_side_by_side_one_that_fails_is_named_and_the_others_are_published(project):
     shutil.copy(ROOT / "book" / "build.py", project / "book")
-    shutil.copy(project / "book" / "one.ipynb", project / "book" / "two.ipynb")
-    broken = nbformat.read(project / "book" / "one.ipynb", as_version=4)
-    broken.cells[1].source = "raise ValueError('no such record')"
-    nbformat.write(broken, project / "book" / "one.ipynb")
+    chapter = nbformat.read(project / "book" / "one.ipynb", as_version=4)
+    chapter.cells[0].source += "\ndevice = None\nseeds = None\nforce = False"
+    nbformat.write(chapter, project / "book" / "two.ipynb")
+    chapter.cells[1].source = "raise ValueError('no such record')"
+    nbformat.write(chapter, project / "book" / "one.ipynb")
     toc = {"root": "book/intro", "parts": [{"chapters": [{"file": "book/one"}, {"file": "book/two"}]}]}
     (project / "_toc.yml").write_text(yaml.safe_dump(toc))
     (project / "_config.yml").write_text("html: {}\nsphinx: {config: {html_theme_options: {}}}\n")

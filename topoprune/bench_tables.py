@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 BENCHMARK = Path(__file__).parent.parent / "book" / "results" / "bench-fitness.json"
-TORTURE = BENCHMARK.with_name("torture.json")
+TORTURE, CLUSTER = BENCHMARK.with_name("torture.json"), BENCHMARK.with_name("cluster.json")
 TRAINING = BENCHMARK.with_name("bench-training.json")
 """The committed run of `python -m topoprune.bench_training`; `benchmark(TRAINING)` reads it."""
 
@@ -249,8 +249,7 @@ def torture_numbers(measured: dict) -> dict:
     """What the prose of the page quotes."""
     machine = measured["machine"]
     return {"kills": measured["kills"], "minutes": measured["seconds"] / 60, "commit": measured["commit"],
-            "processor": machine["processor"], "cores": machine["cores"], "load": machine["load before"],
-            "command": measured["cluster"]["command"]}
+            "processor": machine["processor"], "cores": machine["cores"], "load": machine["load before"]}
 
 
 def torture_phases(measured: dict) -> pd.DataFrame:
@@ -280,9 +279,14 @@ def torture_disk(measured: dict) -> pd.DataFrame:
     } for case in measured["full disk"]])
 
 
-def torture_cluster(measured: dict) -> pd.DataFrame:
+def cluster(path: Path = CLUSTER) -> dict:
+    """What `python -m topoprune.torture --cluster` wrote; by default the committed run."""
+    return json.loads(path.read_text())
+
+
+def cluster_table(made: dict) -> pd.DataFrame:
     """The study on a Dask cluster that lost a worker."""
-    made = measured["cluster"]
     return pd.DataFrame([{"records": made["records"], "workers": made["workers"],
                           "killed": f"one, at a {made['killed']}", "seconds": made["seconds"],
-                          "differences from one worker's records": len(made["differences"])}])
+                          "differences from one worker's records": len(made["differences"]),
+                          "commit": made["commit"], "date": made["date"]}])

@@ -4,8 +4,8 @@ A process carries out one small trial; it is killed (SIGKILL) at a random moment
 until so many kills have landed. Most processes are forked from one that has done nothing but the
 imports, so that kills land in the work; the others start from a new interpreter. Whatever a process
 has finished must never be lost, no file may be torn, and every finished record must be that of a run
-that was never interrupted, bit for bit, in everything but times and provenance. Then a study runs on a
-real Dask cluster that loses a worker, and must give the records of one process.
+that was never interrupted, bit for bit, in everything but times and provenance. With `--cluster` a study
+runs instead on a real Dask cluster that loses a worker, and must give the records of one process.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from topoprune.trial import (
     timeless,
 )
 
-OUTPUT = Path("_build/torture.json")
+OUTPUT, CLUSTER = Path("_build/torture.json"), Path("_build/cluster.json")
 NAME = "torture"
 """Of the records file."""
 
@@ -77,16 +77,18 @@ class Blow:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, print the counts and write them as JSON; 1 where anything was lost or differs."""
+    """Run, print what came of it and write it as JSON; 1 where anything was lost or differs."""
     options = _parser().parse_args(arguments)
     if options.once:
         return once(options.once, options.epochs)
-    with tempfile.TemporaryDirectory() as folder:
-        found = torture(Path(folder), options.kills, options.seed, options.epochs)
-        found["cluster"] = cluster(Path(folder), ["--profile", "quick"])
-    store.write(options.output, (json.dumps(found, indent=1) + "\n").encode())
-    print(report(found))
-    return 0 if sound(found) else 1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found = (cluster(folder, ["--profile", "quick"]) if options.cluster else
+                 torture(folder, options.kills, options.seed, options.epochs))
+    output = options.output or (CLUSTER if options.cluster else OUTPUT)
+    store.write(output, (json.dumps(found, indent=1) + "\n").encode())
+    print(json.dumps(found, indent=1) if options.cluster else report(found))
+    return 0 if (agrees if options.cluster else sound)(found) else 1
 
 
 def specs(epochs: int) -> list[Dense | Trial]:
@@ -177,9 +179,7 @@ def torture(folder: Path, kills: int = 100, seed: int = 0, epochs: int = 4) -> d
 
 def sound(found: dict) -> bool:
     """Whether nothing was lost, torn or left over, no record differs, and a full disk did no harm."""
-    cluster = found.get("cluster", {"killed": "none was asked for", "differences": []})
-    return not any((found["lost"], found["torn"], found["left over"], found["differences"],
-                    cluster["differences"], not cluster["killed"])) and all(
+    return not any((found["lost"], found["torn"], found["left over"], found["differences"])) and all(
         case["named"] and case["kept"] and not case["damaged"] and case["continued to the same record"]
         for case in found["full disk"])
 
@@ -194,9 +194,6 @@ def report(found: dict) -> str:
     lines += [f"{'differences':>20} {len(found['differences']):4d}", *found["differences"][:1]]
     lines += [f"full disk, {case['file']}: " + ", ".join(k for k, v in case.items() if v is True)
               for case in found["full disk"]]
-    if cluster := found.get("cluster"):
-        lines.append(f"Dask cluster of {cluster['workers']} workers, one killed at a {cluster['killed']}: "
-                     f"{cluster['records']} records, {len(cluster['differences'])} differences")
     return "\n".join([*lines, "sound" if sound(found) else "NOT SOUND"])
 
 
@@ -346,10 +343,11 @@ def cluster(folder: Path, part: list[str]) -> dict:
         part: arguments of `python -m topoprune run`, the profile first.
 
     Returns:
-        command: what was run; records: how many; workers; killed: what kind of run the killed worker
-        was at, "" if none was; seconds: of the cluster's run; differences: from the records that one
-        worker alone made.
+        machine, commit, date; command: what was run; records: how many; workers; killed: what kind of
+        run the killed worker was at, "" if none was; seconds: of the cluster's run; differences: from
+        the records that one worker alone made.
     """
+    around = machine(["torch", "numpy", "deap", "distributed"])
     command = ["run", *part, "--device", "cpu"]
     _study(folder / "alone", [*command, "--workers", "1"]).wait()
     environment = _environment(folder / "cluster")
@@ -363,9 +361,15 @@ def cluster(folder: Path, part: list[str]) -> dict:
     alone, made = (_all_records(folder / name) for name in ("alone", "cluster"))
     if not alone or process.returncode:
         raise TortureError(_complaints(folder / "cluster") or _complaints(folder / "alone"))
-    return {"command": " ".join(["python -m topoprune", *command, "--scheduler ADDRESS"]),
+    return {"machine": around, **{k: provenance("cpu", 0.0)[k] for k in ("commit", "date")},
+            "command": " ".join(["python -m topoprune", *command, "--scheduler ADDRESS"]),
             "records": len(made), "workers": len(workers), "killed": killed, "seconds": round(seconds),
             "differences": difference(alone, made)}
+
+
+def agrees(found: dict) -> bool:
+    """Whether the cluster did lose a worker, and gave the records of one worker all the same."""
+    return bool(found["killed"]) and not found["differences"]
 
 
 @contextlib.contextmanager
@@ -490,7 +494,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=int, default=100, help="that must land (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the aims and delays")
     parser.add_argument("--epochs", type=int, default=4, help="of each training (default 4)")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"JSON (default {OUTPUT})")
+    parser.add_argument("--cluster", action="store_true", help="a Dask cluster that loses a worker instead")
+    parser.add_argument("--output", type=Path, help=f"JSON (default {OUTPUT}, {CLUSTER} with --cluster)")
     parser.add_argument("--once", type=Path, help=argparse.SUPPRESS)
     return parser
 
