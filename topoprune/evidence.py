@@ -81,7 +81,7 @@ def accuracy_equivalence(records: Sequence[Record], first: Sequence[str] = (TOPO
     table = pd.DataFrame(rows, columns=columns)
     for name in _P:
         table[name] = holm(table[name])
-    table["verdict"] = [_cell_verdict(row) for row in table.to_dict("records")]
+    table.insert(4, "verdict", [_cell_verdict(row) for row in table.to_dict("records")])
     return table.sort_values(["ratio", "method", "rival"], ignore_index=True)
 
 

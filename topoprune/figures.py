@@ -126,10 +126,10 @@ def accuracy_by_cost(records: Sequence[Record]) -> Figure:
 
 
 def recovery_curves(records: Sequence[Record]) -> Figure:
-    """Test accuracy by epoch of fine-tuning, one panel a ratio."""
+    """Test accuracy by epoch of fine-tuning, one panel a ratio; shades are standard errors over seeds."""
     frame = recovery_frame(records)
     grid = sns.relplot(frame, x="epoch", y="test accuracy (%)", hue="method", style="method",
-                       col="ratio", kind="line", errorbar=t_interval, markers=MARKERS, dashes=False,
+                       col="ratio", kind="line", errorbar="se", markers=MARKERS, dashes=False,
                        palette=COLOURS, hue_order=_present(frame), style_order=_present(frame),
                        height=3.2, aspect=1.1, col_wrap=min(2, frame["ratio"].nunique()),
                        facet_kws={"sharey": False})
