@@ -35,7 +35,7 @@ bench: .venv/made ## measure the topological fitness and training, fast paths be
 	$(RUN) -m topoprune.bench
 	$(RUN) -m topoprune.bench_training
 
-torture: .venv/made ## kill a real run a hundred times, and check that nothing is lost
+torture: .venv/made ## kill a real run a hundred times, and a cluster's worker, and check that nothing is lost
 	$(RUN) -m topoprune.torture
 	$(RUN) -m topoprune.torture --cluster
 

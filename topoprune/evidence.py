@@ -353,11 +353,10 @@ def _cost(records) -> dict:
 
 def _explains(records, plan: Profile) -> dict:
     replicated = _replicated(records)
-    runs = trials(replicated)
-    table = predictors(replicated if len(runs) else records)
-    found = {target: _explained(table, target) if len(runs) else UNDECIDED for target in TARGETS}
-    whole = runs.groupby(["ratio", "method"]).ngroups >= len(plan.methods) * len(plan.ratios) \
-        if len(runs) else False
+    cells = {(name_of(r.spec), r.spec.ratio) for r in of_kind(replicated, Trial)}
+    table = predictors(replicated if cells else records)
+    found = {target: _explained(table, target) if cells else UNDECIDED for target in TARGETS}
+    whole = len(cells) >= len(plan.methods) * len(plan.ratios)
     verdict = (NOT_SUPPORTED if NOT_SUPPORTED in found.values() else
                SUPPORTED if whole and set(found.values()) == {SUPPORTED} else UNDECIDED)
     target = next((name for name, one in found.items() if one == verdict), "damage")
