@@ -51,6 +51,19 @@ def test_rates_and_times_are_positive(measured):
     assert measured["loops"][0]["times plain"] == 1
 
 
+def test_a_trial_is_the_sum_of_its_parts(measured):
+    for row in measured["trials"]:
+        parts = row["selection (s)"] + row["removal (s)"] + 5 * row["s an epoch"] + 6 * row["evaluation (s)"]
+        assert row["s a trial"] == pytest.approx(parts)
+        assert row["trials an hour"] == pytest.approx(3600 * row["workers"] / parts)
+        assert min(row[name] for name in ("selection (s)", "removal (s)", "s an epoch", "evaluation (s)")) > 0
+
+
+def test_batches_cover_what_was_asked_for(measured):
+    assert [row["batch"] for row in measured["batches"]] == [64, 128]
+    assert all(row["usual images/s"] > 0 < row["ours images/s"] for row in measured["batches"])
+
+
 def test_the_families_cover_the_step(measured):
     shares = {row["family"]: row["share (%)"] for row in measured["operations"]}
     assert sum(shares.values()) == pytest.approx(100)
@@ -80,6 +93,7 @@ def test_kept_filters_are_rounded_up(multiple):
 def test_the_page_can_be_made(measured, written):
     made = [bench_tables.engine_loops(measured), bench_tables.engine_peaks(measured),
             bench_tables.engine_operations(measured), bench_tables.engine_removal(measured),
+            bench_tables.engine_batches(measured), bench_tables.engine_trials(measured),
             bench_tables.engine_growth(measured), bench_tables.engine_processes(measured),
             bench_tables.campaign_table(measured),
             bench_tables.search_growth(bench_tables.benchmark())]

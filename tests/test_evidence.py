@@ -124,6 +124,18 @@ def test_verdicts_follow_what_was_planted():
     assert gentle[DAMAGE] == gentle[DAMAGE_AT_FLOOR] == "supported"
 
 
+def test_the_cost_is_the_mean_difference_over_what_networks_share():
+    records = planted(seeds=3)
+    for r in records:
+        if isinstance(r.spec, Trial) and r.spec.method == "topological":
+            r.result["selection_seconds"] = 10.0 + r.spec.seed  # the others take 1
+    row = evidence._cost(records)
+    assert row["effect"] == "+10.0 s (medians: 11.0 against 1.00)"
+    half = 4.302653 * 1 / np.sqrt(3)  # Student's quantile for 2 degrees of freedom
+    assert row["interval"] == f"{10 - half:+.2f} to {10 + half:+.2f}"
+    assert evidence._cost(networks(3) + records[3:4])["interval"] == "none: not on record"
+
+
 @pytest.mark.parametrize("planted_effect, verdict", [
     ({}, "not supported"),  # an effect that is certainly smaller than the margin
     ({"noise": 20.0}, "undecided"),

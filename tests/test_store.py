@@ -153,6 +153,22 @@ def test_a_full_disk_damages_nothing(tmp_path, monkeypatch):
     assert not [f for f in tmp_path.iterdir() if f.name.startswith(".")]
 
 
+@pytest.mark.parametrize("what", ["filelock.FileLock.acquire", "tempfile.mkstemp"])
+def test_a_read_only_disk_damages_nothing(tmp_path, monkeypatch, what):
+    kept = Store(tmp_path / "records.jsonl")
+    kept.append(record("a"))
+    before = kept.path.read_bytes()
+
+    def read_only(*arguments, **named):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(what, read_only)
+    with pytest.raises(StoreError, match="records.jsonl: Read-only file system.*choose another folder"):
+        kept.append(record("b"))
+    assert kept.path.read_bytes() == before
+    assert list(kept.load()) == ["a"]
+
+
 def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(StoreError, match="cannot write .*records.jsonl"):

@@ -191,6 +191,19 @@ def engine_growth(measured: dict) -> pd.DataFrame:
     return table.assign(images=table["images"].map("{:,}".format)).rename(columns={"images": "images held"})
 
 
+def engine_batches(measured: dict) -> pd.DataFrame:
+    """Ours beside the usual loop by the images of a step."""
+    table = pd.DataFrame(measured["batches"]).astype({"batch": str})
+    rates = {name: table[name].map("{:,.0f}".format) for name in ("usual images/s", "ours images/s")}
+    return table.assign(**rates)
+
+
+def engine_trials(measured: dict) -> pd.DataFrame:
+    """The parts of a whole trial by width and workers."""
+    table = pd.DataFrame(measured["trials"])
+    return table.astype({"filters": int, "widest layer": int, "peak MiB": float})
+
+
 def engine_processes(measured: dict) -> pd.DataFrame:
     """Training on several processes side by side."""
     table = pd.DataFrame(measured["processes"])
@@ -221,7 +234,17 @@ def engine_numbers(measured: dict) -> dict:
                   key=lambda row: row["efficiency (%)"])
     held = [row for row in measured["growth"] if row["varied"] == "images"]
     hours = Campaign().hours(_pruned_epoch(measured))
+    batches = [row["times usual"] for row in measured["batches"]]
+    alone = [row for row in measured["trials"] if row["workers"] == 1]
+    wide = max(alone, key=lambda row: row["width"])
+    beside = [row for row in measured["trials"] if row["width"] == wide["width"]]
     return {
+        "least_ratio": min(batches), "best_ratio": max(batches),
+        "trial_minutes": wide["s a trial"] / 60,
+        "trial_selection": 100 * wide["selection (s)"] / wide["s a trial"],
+        "trial_memory": wide["peak MiB"] or nan, "trial_width": wide["width"],
+        "trial_workers": beside[-1]["workers"],
+        "trial_gain": beside[-1]["trials an hour"] / wide["trials an hour"],
         "way": ours["way"], "ours": ours["images/s"], "plain": measured["loops"][0]["images/s"],
         "ratio": ours["times plain"], "share": share[ours["way"]],
         "plain_share": _peak_shares(measured)[0],

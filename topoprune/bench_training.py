@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from topoprune import data as datasets
-from topoprune import measuring, models, surgery, training
+from topoprune import measuring, models, pruners, surgery, training
 from topoprune.data import Data, Split
 from topoprune.measuring import Rows
 from topoprune.training import Recipe
@@ -65,8 +65,10 @@ class Bed:
         multiples: what the numbers of kept filters are rounded up to; 1 rounds nothing.
         images: trained on in one timing of ours; an epoch's time is extrapolated from it.
         batch: images a step.
+        batches: images a step over which ours is set beside the usual loop.
         rounds: turns that each of the compared ways is given.
         seconds: how long a product or an inference is timed.
+        search: budget of the genetic algorithm in a whole trial.
         compiled: whether `torch.compile` is measured as well.
     """
 
@@ -78,8 +80,10 @@ class Bed:
     multiples: tuple[int, ...] = (1, 8, 16, 32)
     images: int = 1024
     batch: int = 256
-    rounds: int = 5
+    batches: tuple[int, ...] = (256, 512, 1024)
+    rounds: int = 3
     seconds: float = 0.5
+    search: dict[str, int] = field(default_factory=lambda: {"population": 64, "generations": 60})
     compiled: bool = False
 
     @property
@@ -95,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=list(GOALS), default=training.default_device(),
                         help="default: cuda where there is one")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too (always on cuda)")
-    parser.add_argument("--rounds", type=int, help="turns of the compared ways (default 5)")
+    parser.add_argument("--rounds", type=int, help="turns of the compared ways (default 3)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"JSON (default {OUTPUT})")
     options = parser.parse_args(arguments)
     bed = prepare(options.device, options.quick, options.compile)
@@ -109,7 +113,8 @@ def prepare(device: str, quick: bool = False, compiled: bool = False) -> Bed:
     """The sizes for a device; with `quick` small ones, on synthetic images."""
     if quick:
         return Bed(synthetic(512), device, width=1 / 8, widths=(1 / 16, 1 / 8), ratios=(0.5, 0.9),
-                   multiples=(1, 8), images=128, batch=64, rounds=2, seconds=0.02, compiled=compiled)
+                   multiples=(1, 8), images=128, batch=64, batches=(64, 128), rounds=2, seconds=0.02,
+                   search={"population": 8, "generations": 3}, compiled=compiled)
     there = (datasets.folder() / "cifar-10-batches-py").exists()
     data = datasets.load("cifar10") if there else synthetic(45_000)
     if device == "cuda":  # an epoch of the whole split takes seconds there
@@ -182,6 +187,24 @@ def loops(bed: Bed) -> Rows:
     return rows
 
 
+def batches(bed: Bed) -> Rows:
+    """Training by the usual loop and by ours, images a second, by the images of a step."""
+    training.keep_memory()
+    usual = next(iter(USUAL.values()))
+    rows = []
+    for batch in bed.batches:
+        sized = replace(bed, batch=batch, images=max(bed.images, 2 * max(bed.batches)))
+        resident = _cut(sized)
+        _ours(_network(sized), resident, sized)  # warms up; the usual loop leaves its first step out
+        with _fresh(1) as pool:
+            rounds = [(pool.submit(_plain, sized, **usual).result(), _ours(_network(sized), resident, sized))
+                      for _ in range(bed.rounds)]
+        rows.append({"batch": batch, "usual images/s": statistics.median(1 / plain for plain, _ in rounds),
+                     "ours images/s": statistics.median(1 / ours for _, ours in rounds),
+                     "times usual": statistics.median(plain / ours for plain, ours in rounds)})
+    return rows
+
+
 USUAL: dict[str, dict[str, bool]] = {
     "DataLoader, float32": {},
     "+ bfloat16": {"half": True},
@@ -251,8 +274,7 @@ def _plain(bed: Bed, half: bool = False, last: bool = False) -> float:
 def _ours(model: nn.Module, resident: Data, bed: Bed) -> float:
     """Seconds an image of `training.train`, which leaves its evaluation out."""
     _synchronize(bed.device)
-    (epoch,) = training.train(model, resident, bed.recipe)
-    return epoch.seconds / (len(resident.train) // bed.batch * bed.batch)
+    return _tuned(model, resident, bed.recipe)
 
 
 def operations(bed: Bed) -> Rows:
@@ -366,13 +388,71 @@ def _step(device: str, width: float, images: int, batch: int) -> dict[str, Any]:
     before = torch.cuda.memory_allocated() if device == "cuda" else measuring.memory("VmRSS", reset=True)
     network = _network(bed)
     seconds = batch * statistics.median(_ours(network, resident, bed) for _ in range(4))  # the first: slower
-    if device == "cuda":
-        peak = (torch.cuda.max_memory_allocated() - before) / 2**20
-    else:
-        peak = None if before is None else (measuring.memory("VmHWM") - before) / 1024
     return {"parameters (M)": sum(p.numel() for p in network.parameters()) / 1e6,
             "multiply-adds (M)": _multiply_adds(network) / 1e6,
-            "ms a step": 1e3 * seconds, "peak MiB": peak}
+            "ms a step": 1e3 * seconds, "peak MiB": _peak(device, before)}
+
+
+TRIAL_EPOCHS, TRAINED, EVALUATED = 5, 45_000, 15_000
+"""What the time of a trial is extrapolated to: epochs of fine-tuning, and CIFAR-10's images of training
+and of validation and test, which are evaluated after each epoch and once before."""
+
+
+def trials(bed: Bed) -> Rows:
+    """A whole trial at ratio 0.5 by the width of the network, and of several workers side by side."""
+    threads = torch.get_num_threads()
+    most = min(threads, 4)
+    shared = dict.fromkeys([(1, threads), (most, threads // most)])
+    cases = [(*case, width) for case in shared for width in bed.widths]
+    rows = []
+    for workers, each, width in cases:
+        with _fresh(workers) as pool:
+            jobs = [pool.submit(_trial, each, bed.device, width, bed.images, bed.batch, bed.search)
+                    for _ in range(workers)]
+            found = [job.result() for job in jobs]
+        row = {name: None if values[0] is None else statistics.median(values) for name in found[0]
+               for values in [[part[name] for part in found]]}
+        row["s a trial"] = (row["selection (s)"] + row["removal (s)"] + TRIAL_EPOCHS * row["s an epoch"]
+                            + (TRIAL_EPOCHS + 1) * row["evaluation (s)"])
+        rows.append({"workers": workers, "threads each": each, "width": width, **row,
+                     "trials an hour": 3600 * workers / row["s a trial"]})
+    return rows
+
+
+def _trial(threads: int, device: str, width: float, images: int, batch: int, search: dict) -> dict[str, Any]:
+    """In one of several processes: the parts of a trial of the topological pruner, and their memory."""
+    torch.set_num_threads(threads)
+    bed = Bed(synthetic(images), device, width=width, images=images, batch=batch)
+    resident, dense = _cut(bed), _network(bed)
+    example = resident.example()
+    pruners.selection(dense, example, "topological", 0.9, generations=1, population=2)  # imports, compiles
+    _together.wait()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if device == "cuda" else measuring.memory("VmRSS", reset=True)
+    chosen = pruners.selection(dense, example, "topological", 0.5, **search)
+    small = surgery.remove(dense, example, chosen.kept)
+    removing = _seconds(lambda: training.recalibrate(small, resident, images // batch, batch), device)
+    recipe = replace(bed.recipe, muon_rate=0.01)  # as the study's fine-tuning
+    tuning = min(_tuned(small, resident, recipe) for _ in range(3))  # the first is slower
+    evaluating = _seconds(lambda: training.accuracy(small, resident, resident.train), device)
+    return {"filters": sum(group.filters for group in surgery.couplings(dense, example)),
+            "widest layer": max(group.filters for group in surgery.couplings(dense, example)),
+            "selection (s)": chosen.seconds, "removal (s)": removing, "s an epoch": tuning * TRAINED,
+            "evaluation (s)": evaluating / images * EVALUATED, "peak MiB": _peak(device, before)}
+
+
+def _tuned(model: nn.Module, resident: Data, recipe: Recipe) -> float:
+    """Seconds an image of an epoch."""
+    (epoch,) = training.train(model, resident, recipe)
+    return epoch.seconds / (len(resident.train) // recipe.batch * recipe.batch)
+
+
+def _peak(device: str, before: int | None) -> float | None:
+    """MiB that this process took above `before` at most (bytes on CUDA, KiB elsewhere)."""
+    if device == "cuda":
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return None if before is None else (measuring.memory("VmHWM") - before) / 1024
 
 
 def processes(bed: Bed) -> Rows:
@@ -420,9 +500,11 @@ def _meet(barrier) -> None:
 SECTIONS: dict[str, Callable[[Bed], Rows]] = {
     "peaks": peaks,
     "loops": loops,
+    "batches": batches,
     "operations": operations,
     "removal": removal,
     "growth": growth,
+    "trials": trials,
     "processes": processes,
 }
 
