@@ -136,6 +136,20 @@ def test_the_cost_is_the_mean_difference_over_what_networks_share():
     assert evidence._cost(networks(3) + records[3:4])["interval"] == "none: not on record"
 
 
+def test_findings_are_means_over_networks_that_have_all_layerwise_methods():
+    records = [r for r in planted(seeds=3, advantage=2, hurt=-3, noise=0.0)
+               if not (isinstance(r.spec, Trial) and r.spec.seed == 2 and r.spec.method == "l1")]
+    found = evidence.findings(records)
+    assert (found["low_ratio"], found["high_ratio"], found["low_seeds"]) == (0.5, 0.9, 2)
+    assert found["low_topological"] - found["low_random"] == pytest.approx(3)
+    assert found["high_rivals"] == pytest.approx(90 - 18)
+    assert found["high_after"] == pytest.approx(90 - 9 + 2)
+    assert found["low_spread"] == found["low_gain"] == pytest.approx(2)
+    assert found["low_epochs"] == 1
+    without = evidence.findings([r for r in records if isinstance(r.spec, Dense) or r.spec.method != "l2"])
+    assert np.isnan(without["low_gain"]) and without["low_seeds"] == 0
+
+
 @pytest.mark.parametrize("planted_effect, verdict", [
     ({}, "not supported"),  # an effect that is certainly smaller than the margin
     ({"noise": 20.0}, "undecided"),

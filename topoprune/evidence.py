@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from topoprune.study import Profile
+from topoprune.study import LAYERWISE, Profile
 from topoprune.tables import NAMES, name_of, of_kind, t_interval, trials
 from topoprune.trial import Record, Trial
 
@@ -288,6 +288,34 @@ def verdicts(records: Sequence[Record], ablated: Sequence[Record], profile: str,
             _explains(records, plan), _carries(ablated)]
     names = [profile] * (len(rows) - 1) + [plan.ablation]
     return pd.DataFrame(rows).assign(command=[f"`python -m topoprune run --profile {n}`" for n in names])
+
+
+def findings(records: Sequence[Record]) -> dict[str, float]:
+    """What the summary quotes, at the smallest and the largest ratio at which a network has all layer-wise
+    methods; means over those networks, NaN where there is none.
+
+    Returns:
+        for `low_` and `high_`: ratio; seeds; topological, random, rivals (percent of test accuracy before
+        fine-tuning, the last of L1, L2 and FPGM); after (the topological pruner's after it); spread (points
+        between the best and the worst method after it); gain (points of topological over random after it);
+        epochs (of fine-tuning that the topological selection takes as long as).
+    """
+    values, methods = ["test", "damaged", "selection seconds", "epoch seconds"], [NAMES[m] for m in LAYERWISE]
+    wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method", values=values)
+    wide = wide.reindex(columns=pd.MultiIndex.from_product([values, methods])).dropna()
+    ratios, random = wide.index.get_level_values("ratio"), NAMES["random"]
+    found = {}
+    for end, pick in (("low", min), ("high", max)):
+        ratio = pick(ratios, default=np.nan)
+        part = wide[ratios == ratio]
+        before, after = part["damaged"].mean(), part["test"].mean()
+        seconds = part["selection seconds"][TOPOLOGICAL] / part["epoch seconds"][TOPOLOGICAL]
+        numbers = {"ratio": ratio, "seeds": len(part), "topological": before[TOPOLOGICAL],
+                   "random": before[random], "rivals": before[list(RIVALS)].mean(),
+                   "after": after[TOPOLOGICAL], "spread": after.max() - after.min(),
+                   "gain": after[TOPOLOGICAL] - after[random], "epochs": seconds.mean()}
+        found |= {f"{end}_{name}": value for name, value in numbers.items()}
+    return found
 
 
 def holm(values: pd.Series) -> np.ndarray:
