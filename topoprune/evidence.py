@@ -434,6 +434,7 @@ def _mine(table: pd.DataFrame, target: str) -> pd.Series | None:
 
 
 def _carries(ablated) -> dict:
+    # A 95 % interval on one side of the margin is a test at 2.5 %: Bonferroni's correction of two parts.
     table = ablations(ablated) if of_kind(ablated, Trial) else pd.DataFrame()
     parts = {NAMES["random search"]: "the search", NAMES["h0"]: "dimension 1"}
     table = table[table["variant"].isin(parts)] if len(table) else table
