@@ -385,7 +385,7 @@ def _step(device: str, width: float, images: int, batch: int) -> dict[str, Any]:
     """In a fresh process: the time of a step, and the memory that network and training add."""
     bed = Bed(synthetic(images), device, width=width, images=images, batch=batch)
     resident = _cut(bed)
-    before = torch.cuda.memory_allocated() if device == "cuda" else measuring.memory("VmRSS", reset=True)
+    before = _held(device)
     network = _network(bed)
     seconds = batch * statistics.median(_ours(network, resident, bed) for _ in range(4))  # the first: slower
     return {"parameters (M)": sum(p.numel() for p in network.parameters()) / 1e6,
@@ -427,17 +427,15 @@ def _trial(threads: int, device: str, width: float, images: int, batch: int, sea
     example = resident.example()
     pruners.selection(dense, example, "topological", 0.9, generations=1, population=2)  # imports, compiles
     _together.wait()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if device == "cuda" else measuring.memory("VmRSS", reset=True)
+    before = _held(device)
     chosen = pruners.selection(dense, example, "topological", 0.5, **search)
     small = surgery.remove(dense, example, chosen.kept)
     removing = _seconds(lambda: training.recalibrate(small, resident, images // batch, batch), device)
     recipe = replace(bed.recipe, muon_rate=0.01)  # as the study's fine-tuning
     tuning = min(_tuned(small, resident, recipe) for _ in range(3))  # the first is slower
     evaluating = _seconds(lambda: training.accuracy(small, resident, resident.train), device)
-    return {"filters": sum(group.filters for group in surgery.couplings(dense, example)),
-            "widest layer": max(group.filters for group in surgery.couplings(dense, example)),
+    filters = [group.filters for group in surgery.couplings(dense, example)]
+    return {"filters": sum(filters), "widest layer": max(filters),
             "selection (s)": chosen.seconds, "removal (s)": removing, "s an epoch": tuning * TRAINED,
             "evaluation (s)": evaluating / images * EVALUATED, "peak MiB": _peak(device, before)}
 
@@ -446,6 +444,14 @@ def _tuned(model: nn.Module, resident: Data, recipe: Recipe) -> float:
     """Seconds an image of an epoch."""
     (epoch,) = training.train(model, resident, recipe)
     return epoch.seconds / (len(resident.train) // recipe.batch * recipe.batch)
+
+
+def _held(device: str) -> int | None:
+    """Memory of this process now (bytes on CUDA, KiB elsewhere); its peak starts again from here."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    return measuring.memory("VmRSS", reset=True)
 
 
 def _peak(device: str, before: int | None) -> float | None:
