@@ -2,12 +2,13 @@
 
 import hashlib
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from topoprune import data
+from topoprune import data, store
 
 
 def test_digits_are_split_without_overlap():
@@ -71,6 +72,18 @@ def test_a_corrupt_batch_is_named_before_it_is_read(official):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(data.DataError, match=r"data_batch_3 is corrupt .*delete it.*TOPOPRUNE_DATA"):
         data.load("cifar10")
+
+
+def test_a_batch_that_another_process_is_unpacking_is_waited_for(official):
+    whole = (official / "data_batch_3").read_bytes()
+    (official / "data_batch_3").write_bytes(whole[:-1])
+    with ThreadPoolExecutor(1) as other:
+        with store.locked(official):
+            loaded = other.submit(data.load, "cifar10")
+            with pytest.raises(TimeoutError):
+                loaded.result(timeout=3)
+            (official / "data_batch_3").write_bytes(whole)
+        assert len(loaded.result(timeout=60).train) == 1000
 
 
 def test_a_missing_batch_is_named_where_there_is_no_network(official, monkeypatch):

@@ -139,25 +139,33 @@ DATASETS = {"cifar10": cifar10, "digits": digits}
 
 def _check_cifar10(dataset) -> None:
     """Download what is missing; name any file that is corrupt."""
-    from torchvision.datasets.utils import check_integrity
-
     base = folder() / dataset.base_folder
     files = [*dataset.train_list, *dataset.test_list,
              [dataset.meta["filename"], dataset.meta["md5"]]]
     cure = ("set TOPOPRUNE_DATA to the folder that holds cifar-10-batches-py, or put the official "
             f"python version of CIFAR-10 (cifar-10-python.tar.gz, unpacked) under {folder()}")
-    for name, md5 in files:
-        if (base / name).exists() and not check_integrity(str(base / name), md5):
+    unfit = _unfit(base, files)
+    if unfit and store.is_locked(base):  # another process downloads: what it wrote by now is not corrupt
+        with store.locked(base):
+            unfit = _unfit(base, files)
+    for name, md5 in unfit:
+        if (base / name).exists():
             raise DataError(f"{base / name} is corrupt (its MD5 is not {md5}): delete it and run "
                             f"again to download it, or {cure}")
-    missing = [name for name, _ in files if not (base / name).exists()]
-    if missing:
+    if unfit:
         try:
             with store.locked(base):  # one process downloads, the others find it done
                 dataset(str(folder()), download=True)
         except Exception as error:  # network, disk and archive errors differ by platform
-            raise DataError(f"{base / missing[0]} is missing and could not be downloaded "
+            raise DataError(f"{base / unfit[0][0]} is missing and could not be downloaded "
                             f"({error}): {cure}") from error
+
+
+def _unfit(base: Path, files: list) -> list:
+    """Those of `files`, names with MD5 sums, that are not there or not as they should be."""
+    from torchvision.datasets.utils import check_integrity
+
+    return [(name, md5) for name, md5 in files if not check_integrity(str(base / name), md5)]
 
 
 def _split(images, labels) -> Split:
