@@ -101,6 +101,15 @@ def test_the_table_of_contents_lists_what_exists():
     assert sorted(listed) == sorted(str(p.with_suffix("")) for p in pages)
 
 
+def test_the_page_of_the_package_has_every_public_name():
+    import topoprune
+
+    page = (ROOT / "book" / "api.md").read_text()
+    own = page.split(".. currentmodule:: topoprune\n")[1:]
+    named = [name for part in own for name in re.findall(r":: (\w+)$", part, re.MULTILINE)]
+    assert set(topoprune.__all__) <= set(named)
+
+
 def test_there_are_chapters():
     assert NOTEBOOKS
 

@@ -30,15 +30,25 @@ def _check(holds: bool, rule: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Search:
-    """Settings of a search; its budget is population * (generations + 1) evaluations."""
+    """Settings of a search.
 
-    population: int = 64  # individuals alive in a generation
-    generations: int = 60  # generations after the random first one
-    elites: int | None = None  # best individuals that survive; None: a quarter, at least one
-    crossover: float = 0.9  # probability that a child has two parents, in [0, 1]
-    mutation: float = 0.02  # mean share of a child's kept points that are swapped, in [0, 1]
-    tournament: int = 3  # individuals that compete to be a parent
-    patience: int | None = None  # generations without a better best before it stops; None: never
+    Attributes:
+        population: individuals alive in a generation.
+        generations: those after the random first one.
+        elites: best individuals that survive; None: a quarter, at least one.
+        crossover: probability that a child has two parents, in [0, 1].
+        mutation: mean share of a child's kept points that are swapped, in [0, 1].
+        tournament: individuals that compete to be a parent.
+        patience: generations without a better best before it stops; None: never.
+    """
+
+    population: int = 64
+    generations: int = 60
+    elites: int | None = None
+    crossover: float = 0.9
+    mutation: float = 0.02
+    tournament: int = 3
+    patience: int | None = None
 
     def __post_init__(self):
         for name in ("population", "tournament"):
@@ -54,7 +64,7 @@ class Search:
 
     @property
     def budget(self) -> int:
-        """Evaluations that the search may ask for."""
+        """population * (generations + 1), the evaluations that the search may ask for."""
         return self.population * (self.generations + 1)
 
 
@@ -62,12 +72,15 @@ class Search:
 class Result:
     """What a search found.
 
-    history: one row a generation: generation, best (so far), mean (of the population),
-        diversity (mean pairwise difference as a share of the largest possible), evaluations
-        (so far, repeated individuals not counted) and seconds (of that generation).
+    Attributes:
+        kept: sorted indices.
+        fitness: of `kept`.
+        history: one row a generation: generation, best (so far), mean (of the population),
+            diversity (mean pairwise difference as a share of the largest possible), evaluations
+            (so far, repeated individuals not counted) and seconds (of that generation).
     """
 
-    kept: Int[np.ndarray, " k"]  # sorted
+    kept: Int[np.ndarray, " k"]
     fitness: float
     history: list[dict[str, Any]]
 

@@ -190,8 +190,8 @@ def taylor(model, example_inputs, groups: list[Coupling], remaining: list[int], 
            labels: torch.Tensor | None = None):
     """First-order Taylor expansion of the loss, over the whole architecture.
 
-    Torch-Pruning's `GroupTaylorImportance`: |sum of weight times gradient| of a filter and of what
-    depends on it. There is no normaliser, the values are comparable between layers (Molchanov et
+    Torch-Pruning's `GroupTaylorImportance`: the absolute sum of weight times gradient of a filter and
+    of what depends on it. There is no normaliser, the values are comparable between layers (Molchanov et
     al., CVPR 2019).
 
     Args:

@@ -33,10 +33,12 @@ def prune(model: str, method: str, ratio: float, seed: int, output: Path,
         output: the smaller network, as safetensors; the report has the suffix .json.
         weights: of a torchvision model: "DEFAULT" (torchvision downloads them), "none" (random),
             or a safetensors state dict.
-        shape: (channels, height, width) of an input.
+        shape: (channels, height, width) of an input; by default (3, 32, 32) for a network of the study,
+            else (3, 224, 224).
+        device: where the network runs while it is judged and timed.
 
     Returns:
-        The report: cost before and after, kept filters of each layer, seconds.
+        What the report holds, cost before and after, kept filters of each layer, seconds.
 
     Raises:
         ValueError, store.StoreError: with the cause and the cure.

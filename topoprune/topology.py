@@ -21,12 +21,20 @@ LAYERS = 5  # landscape functions that are compared
 def distance_matrix(
     points: Float[np.ndarray, "n d"], metric: str = "euclidean", pointed: bool = False
 ) -> Float32[np.ndarray, "m m"]:
-    """Pairwise distances of the rows, m = n; `pointed` appends the zero point, m = n + 1.
+    """Pairwise distances of the rows.
 
-    `euclidean` is in the unit of the points; `cosine` (1 - cos) and `correlation` (the same of
-    centred rows) lie in [0, 2]. They have no angle to a zero (constant) row: that distance is
-    defined as 1, and as 0 between two such rows. Raises ValueError on NaN, infinity or an
-    unknown metric.
+    Args:
+        points: one row a filter.
+        metric: "euclidean", in the unit of the points; "cosine" (1 - cos) or "correlation" (the same
+            of centred rows), in [0, 2]. These have no angle to a zero (constant) row: that distance
+            is defined as 1, and as 0 between two such rows.
+        pointed: append the zero point.
+
+    Returns:
+        (m, m), m = n, or n + 1 if pointed.
+
+    Raises:
+        ValueError: NaN, infinity, distances beyond float32, or an unknown metric.
     """
     _one_of("metric", metric, METRICS)
     points = np.asarray(points, np.float64)
@@ -87,10 +95,19 @@ METRICS = {"euclidean": _euclidean, "cosine": _cosine, "correlation": _correlati
 def diagrams(
     delta: Float[np.ndarray, "n n"], dimensions: Iterable[int] = (0, 1), engine: str = "fast"
 ) -> dict[int, Float64[np.ndarray, "_ 2"]]:
-    """Vietoris-Rips persistence diagrams of a distance matrix, by dimension (0 and 1).
+    """Vietoris-Rips persistence diagrams of a distance matrix.
 
-    Rows are (birth, death) in the unit of `delta`, sorted. The one infinite bar of dimension 0
-    and the points that die when they are born are left out.
+    Args:
+        delta: as `distance_matrix` makes it.
+        dimensions: of homology: 0, 1 or both.
+        engine: "fast" or "reference" (giotto-tda), equal in value.
+
+    Returns:
+        Dimension -> rows (birth, death) in the unit of `delta`, sorted. The one infinite bar of
+        dimension 0 and the points that die when they are born are left out.
+
+    Raises:
+        ValueError: not a distance matrix, an unknown dimension or engine.
     """
     _one_of("engine", engine, ENGINES)
     delta, dimensions = _checked_delta(delta), _checked_dimensions(dimensions)
@@ -129,14 +146,21 @@ def diagram_distance(
     distance: str = "wasserstein",
     engine: str = "fast",
 ) -> float:
-    """Distance between two persistence diagrams of one dimension, rows (birth, death).
+    """Distance between two persistence diagrams of one dimension.
 
-    `wasserstein` is the 1-Wasserstein distance for the ground metric L-infinity, points may go
-    to the diagonal; `bottleneck` the largest displacement instead of the sum; `landscape` and
-    `betti` the L1 distances of the first 5 landscapes and of the Betti curves, sampled at 100
-    points from the first birth to the last death; `entropy` the difference of the persistence
-    entropies in bits. Values are exact, but for a relative error of 1e-6 in giotto-tda's
-    Wasserstein distance. Raises ValueError on an unknown distance.
+    Values are exact, but for a relative error of 1e-6 in giotto-tda's Wasserstein distance.
+
+    Args:
+        a, b: rows (birth, death).
+        distance: "wasserstein", the 1-Wasserstein distance for the ground metric L-infinity, points
+            may go to the diagonal; "bottleneck", the largest displacement instead of the sum;
+            "landscape" and "betti", the L1 distances of the first 5 landscapes and of the Betti
+            curves, sampled at 100 points from the first birth to the last death; "entropy", the
+            difference of the persistence entropies in bits.
+        engine: as for `diagrams`.
+
+    Raises:
+        ValueError: an unknown distance or engine.
     """
     _one_of("distance", distance, DISTANCES)
     _one_of("engine", engine, ENGINES)
@@ -238,11 +262,17 @@ class Fitness:
     (bottleneck, landscape, entropy) is divided by its value for the empty diagram instead, so
     that the terms of both dimensions weigh alike.
 
-    delta: (n, n) distances, or (n + 1, n + 1) with `pointed`: the last point is the base point
-        that every subset keeps.
-    engine: "fast" or "reference" (giotto-tda); equal in value.
-    device: torch device that computes the trees of a population in one batch, for example
-        "cuda"; for the fast engine in dimension 0 alone. None is the CPU, without torch.
+    Args:
+        delta: (n, n) distances, or (n + 1, n + 1) with `pointed`.
+        dimensions: of homology: 0, 1 or both.
+        distance: between diagrams, see `diagram_distance`.
+        pointed: the last point of `delta` is the base point that every subset keeps.
+        engine: "fast" or "reference" (giotto-tda), equal in value.
+        device: torch device that computes the trees of a population in one batch, for example
+            "cuda"; for the fast engine in dimension 0 alone. None is the CPU, without torch.
+
+    Raises:
+        ValueError: not a distance matrix, an unknown option, or options that do not go together.
     """
 
     def __init__(
@@ -273,13 +303,17 @@ class Fitness:
         self._edges = persistence.sorted_edges(self.delta) if fast_loops else None
 
     def __call__(self, population: Int[np.ndarray, "p k"]) -> Float64[np.ndarray, " p"]:
-        """Fitness of each row, a set of k distinct indices below n."""
+        """Fitness of each row of `population`, a set of k distinct indices below n.
+
+        Raises:
+            ValueError: an empty row, an index outside the points, or one that is there twice.
+        """
         return sum(self.by_dimension(population).values())
 
     def by_dimension(
         self, population: Int[np.ndarray, "p k"]
     ) -> dict[int, Float64[np.ndarray, " p"]]:
-        """The terms of the fitness apart, by dimension."""
+        """The terms of the fitness apart: dimension -> (p,) values."""
         members = self._members(population)
         terms = {q: np.zeros(len(members)) for q in self.dimensions}
         if self.device is not None:
