@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import TINY
 
-from topoprune import progress, study, trial
+from topoprune import genetic, progress, study, trial
 from topoprune.__main__ import main
 from topoprune.trial import Record, run_folder
 
@@ -125,3 +125,15 @@ def test_a_sign_that_is_no_sign_is_none(folders):
     assert progress.epochs(folder / "none.safetensors") == 0
     (folder / "dense.safetensors").write_bytes(b"x" * 40)
     assert progress.epochs(folder / "dense.safetensors") == 0
+
+
+def test_finished_generations_are_counted_and_a_damaged_search_has_none(tmp_path):
+    def fitness(population):
+        return population.sum(axis=1).astype(float)
+
+    file = tmp_path / "search-0.json"
+    assert progress.generations(file) == 0
+    genetic.evolve(12, 6, fitness, genetic.Search(population=4, generations=3), checkpoint=file)
+    assert progress.generations(file) == 4  # the random first one too
+    file.write_bytes(file.read_bytes()[:-1])
+    assert progress.generations(file) == 0

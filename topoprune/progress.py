@@ -79,6 +79,14 @@ def epochs(checkpoint: Path) -> int:
         return 0
 
 
+def generations(checkpoint: Path) -> int:
+    """Finished generations that a checkpoint of `genetic.evolve` holds; 0 for none that can be read."""
+    try:
+        return len(store.check_json(checkpoint)[1]["history"])
+    except (StoreError, KeyError, TypeError):
+        return 0
+
+
 def _read(folder: Path, name: str) -> dict | None:
     try:
         return store.read_json(folder / name, folder.name)

@@ -245,15 +245,15 @@ NOTHING = (0, 0, 0, 0, 0)
 def held(folder: Path, epochs: int) -> tuple[int, ...]:
     """What the disk holds of a trial: a tuple that only grows, whatever happens.
 
-    Records, finished epochs of the dense network, 1 for a finished selection, layers whose search has
-    begun, finished epochs of fine-tuning. Of a trial on record the rest is forgotten.
+    Records, finished epochs of the dense network, 1 for a finished selection, finished generations of
+    its searches, finished epochs of fine-tuning. Of a trial on record the rest is forgotten.
     """
     _, trial = specs(epochs)
     made = _records(folder)
     if spec_key(trial) in made:
         return len(made), epochs, 1, 0, epochs
     at = reached(trial, folder / "cache")
-    return len(made), at["dense"], at["selected"], at["layers"], at["tuned"]
+    return len(made), at["dense"], at["selected"], at["generations"], at["tuned"]
 
 
 def phase(ready: bool, at: tuple[int, ...], epochs: int) -> str:

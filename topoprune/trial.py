@@ -218,12 +218,14 @@ def reached(spec: Dense | Trial | Portrait, cache: Path | None = None) -> dict[s
     """How far a run came, as its folders show.
 
     Returns:
-        dense: finished epochs of the dense network; layers: whose search has begun; selected: 1 once
-        the filters are chosen; tuned: finished epochs of fine-tuning.
+        dense: finished epochs of the dense network; layers: whose search has begun; generations: of
+        all these, finished; selected: 1 once the filters are chosen; tuned: finished epochs of
+        fine-tuning.
     """
     folder = run_folder(spec, cache)
+    searches = list(folder.glob("search-*.json"))
     return {"dense": progress.epochs(run_folder(_dense_of(spec), cache) / DENSE),
-            "layers": len(list(folder.glob("search-*.json"))),
+            "layers": len(searches), "generations": sum(map(progress.generations, searches)),
             "selected": int((folder / SELECTION).exists()),
             "tuned": progress.epochs(folder / TUNED)}
 
