@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from topoprune import figures, store, study, tables, training, trial
+from topoprune import data, figures, store, study, tables, training, trial
 from topoprune.__main__ import main
 from topoprune.store import (
     Store,
@@ -405,6 +406,46 @@ def test_tables_hold_the_records_numbers(made):
                        tables.how_it_was_run(records), tables.recipe_table(TINY),
                        tables.cost_table(records)):
         assert len(made_table)
+
+
+def test_what_a_selection_computes_follows_from_shapes(made):
+    """Torch counts the same pass, and the weights are those of the network."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    records = made[1]
+    network = trial.build("vgg16", width=TINY.width).eval()
+    example = torch.zeros(data.CALIBRATION, 3, 32, 32)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(example)
+    batch = counter.get_total_flops() // 2
+    convolutions = [m.weight for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    weights = sum(w.numel() for w in convolutions)
+    pairs = sum(len(w) * w.numel() for w in convolutions)
+    forward = records[0].result["cost"]["flops"]
+    spec = records[2].spec
+
+    def counted(method, **options):
+        return tables._multiply_adds(dataclasses.replace(spec, method=method, options=options), forward)
+
+    assert counted("random") == 0 and counted("l1") == counted("l2") == weights
+    assert counted("fpgm") == counted("topological") == pairs
+    assert pairs < counted("topological", pointed=True) < 4 * pairs
+    assert counted("taylor") == pytest.approx(3 * batch, rel=0.01)
+    groups = trial.couplings(network, example)
+    with FlopCounterMode(display=False) as counter:
+        clouds = trial.points(network, example, groups, "activations")
+    assert counted("topological", space="activations") == pytest.approx(
+        counter.get_total_flops() // 2 + sum(len(cloud) * cloud.size for cloud in clouds), rel=0.02)
+
+
+def test_the_distances_that_a_search_compares_are_those_of_the_subsets_it_judged(made):
+    record = next(r for r in made[1] if isinstance(r.spec, Trial) and r.spec.method == "topological")
+    steps = record.result["searches"]
+    by_hand = sum(steps[layer]["evaluations"][-1] * math.comb(len(kept), 2)
+                  for layer, kept in record.result["kept"].items())
+    assert tables._distances(record) == by_hand > 0
+    table = tables.selection_table(made[1]).set_index("method")
+    assert table.loc["L1", "distances compared (G)"] == 0 < table.loc["topological", "distances compared (G)"]
 
 
 def test_a_contrast_is_run_and_put_beside(made, monkeypatch):

@@ -18,6 +18,7 @@ from torch import Tensor
 from topoprune import store
 
 VALIDATION = 5_000
+CALIBRATION = 256
 """Training images of CIFAR-10 held out for validation."""
 
 
@@ -72,7 +73,7 @@ class Data:
         mean, std = _on_device(self.mean, images.device), _on_device(self.std, images.device)
         return ((images.float() - mean) / std).permute(0, 3, 1, 2)
 
-    def example(self, size: int = 256) -> Tensor:
+    def example(self, size: int = CALIBRATION) -> Tensor:
         """The first `size` training images, normalised: a calibration batch."""
         return self.normalized(self.train.images[:size])
 

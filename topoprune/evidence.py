@@ -600,6 +600,5 @@ def _found(record: Record) -> float:
     return float(np.mean(last)) if last else np.nan
 
 
-
 def _evaluations(record: Record) -> int:
     return sum(steps["evaluations"][-1] for steps in record.result["searches"].values() if steps)

@@ -5,13 +5,19 @@ A value after ± is the standard error over seeds; with one seed there is none.
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 
+from topoprune.data import CALIBRATION
+from topoprune.models import build
+from topoprune.pruners import points
 from topoprune.store import StoreError
 from topoprune.study import LAYERWISE, Profile, describe, trial_specs, variant
+from topoprune.surgery import couplings
 from topoprune.trial import WITHIN, Dense, Record, Trial, spec_key
 
 NAMES = {
@@ -240,11 +246,56 @@ def search_by_layer(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def selection_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Seconds of selection beside those of one epoch of fine-tuning (medians), by ratio and method."""
-    columns = {"selection seconds": "selection (s)", "epoch seconds": "epoch of fine-tuning (s)"}
-    table = trials(records).groupby(["ratio", "method"])[list(columns)].median()
+    """Seconds of selection beside those of one epoch of fine-tuning, and what it computes.
+
+    Medians over networks by ratio and method; for the last two columns see `_multiply_adds` and `_distances`.
+    """
+    columns = {"selection seconds": "selection (s)", "epoch seconds": "epoch of fine-tuning (s)",
+               "multiply-adds": "multiply-adds (G)", "distances": "distances compared (G)"}
+    forward = {record.spec: record.result["cost"]["flops"] for record in of_kind(records, Dense)}
+    made = of_kind(records, Trial)
+    adds = [_multiply_adds(record.spec, forward[record.spec.dense]) / 1e9 for record in made]
+    distances = [_distances(record) / 1e9 for record in made]
+    frame = trials(records).assign(**{"multiply-adds": adds, "distances": distances})
+    table = frame.groupby(["ratio", "method"])[list(columns)].median()
     table = table.rename(columns=columns).reset_index()
-    return table.assign(**{"selection (epochs)": table.iloc[:, 2] / table.iloc[:, 3]})
+    table.insert(4, "selection (epochs)", table.iloc[:, 2] / table.iloc[:, 3])
+    return table
+
+
+def _multiply_adds(trial: Trial, forward: int) -> int:
+    """Multiply-adds of a selection, from the shapes of the network; `forward` are those of one image.
+
+    With n filters of d weights in a layer, norms take n d, the distances between all filters n^2 d. The
+    global magnitude takes the norms of a layer's filters and of what reads them in the next. Activations
+    and gradients take a pass of the calibration batch, gradients one forward and two backward.
+    """
+    batch = CALIBRATION * forward
+    space, more = trial.options.get("space", "weights"), int(trial.options.get("pointed", False))
+    shapes = _shapes(trial.dense.architecture, trial.dense.width, space)
+    norms = sum(n * d for n, d in shapes)
+    pairs = sum((n + more) ** 2 * d for n, d in shapes)
+    return {"random": 0, "l1": norms, "l2": norms, "fpgm": pairs, "magnitude": 2 * norms,
+            "taylor": 3 * batch + 2 * norms,
+            "topological": pairs + (batch if space == "activations" else 0)}[trial.method]
+
+
+def _distances(record: Record) -> int:
+    """Distances among the kept filters of all subsets that a search judged: what their trees compare."""
+    kept, searches = record.result["kept"], record.result["searches"]
+    return sum(steps["evaluations"][-1] * len(kept[layer]) * (len(kept[layer]) - 1) // 2
+               for layer, steps in searches.items() if steps)
+
+
+@cache
+def _shapes(architecture: str, width: float, space: str) -> tuple[tuple[int, int], ...]:
+    """Filters of each coupling, and numbers that make up a filter's point."""
+    images = 2
+    with torch.random.fork_rng(devices=[]):
+        model, example = build(architecture, width=width).eval(), torch.randn(images, 3, 32, 32)
+    clouds = points(model, example, couplings(model, example), space)
+    more = CALIBRATION // images if space == "activations" else 1
+    return tuple((len(cloud), cloud.shape[1] * more) for cloud in clouds)
 
 
 def t_interval(values: np.ndarray | pd.Series, level: float = 0.95) -> tuple[float, float]:
