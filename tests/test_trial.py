@@ -337,10 +337,23 @@ def test_every_figure_draws_the_records(made, name):
     assert any(axes.has_data() for axes in figure.axes) and len(figure.data)
 
 
-@pytest.mark.parametrize("column", ["topological distance", "live channels (%)", "removed norm"])
+@pytest.mark.parametrize("column", ["topological distance", "kept filters", "live channels (%)",
+                                    "removed norm"])
 def test_layers_are_mapped(made, column):
     figure = figures.layer_map(made[1], column)
     assert len(figure.data) == 4 * 13 and figure.axes[0].has_data()
+
+
+def test_layers_stand_as_in_the_network_after_a_round_trip(made):
+    """JSON sorts the names, "features.10" before "features.3"; the widths of VGG-16 never shrink."""
+    record = Record.from_json(json.loads(json.dumps(made[1][2].to_json(), sort_keys=True)))
+    assert list(record.result["kept"])[1] == "features.10"
+    frame = tables.layer_frame([record])
+    assert list(frame["layer"]) == list(range(1, 14))
+    assert frame["kept filters"].is_monotonic_increasing and frame["kept filters"].nunique() == 4
+    again = Record.from_json(json.loads(json.dumps(made[1][5].to_json(), sort_keys=True)))
+    layers = list(tables.search_by_layer([again])["layer"])
+    assert layers[:3] == ["features.0", "features.3", "features.7"] and layers[-1] == "features.40"
 
 
 def test_the_panels_of_a_map_have_the_same_rows(made):

@@ -24,6 +24,7 @@ from topoprune.tables import (
     NAMES,
     PUBLISHED,
     dense_accuracy,
+    in_network,
     layer_frame,
     name_of,
     of_kind,
@@ -188,7 +189,7 @@ def convergence(records: Sequence[Record]) -> Figure:
                       "best fitness (share of the first)": best / start}
                      for generation, best in zip(history["generation"], history["best"], strict=True)]
     frame = pd.DataFrame(rows)
-    layers = sorted(frame["layer"].unique(), key=lambda name: (len(name), name))
+    layers = sorted(frame["layer"].unique(), key=in_network)
     grid = sns.relplot(frame, x="generation", y="best fitness (share of the first)", hue="layer",
                        hue_order=layers, col="ratio", kind="line", errorbar=None,
                        palette="viridis", height=3.2, aspect=1.1,
@@ -271,7 +272,8 @@ def survival_curves(records: Sequence[Record]) -> Figure:
 def layer_map(records: Sequence[Record], column: str) -> Figure:
     """One quantity of `tables.layer_frame` by layer and method, one panel a ratio, mean over seeds.
 
-    Percentages have a linear scale, distances a logarithmic one: single layers tower above the rest.
+    Percentages have a linear scale, distances and numbers of filters a logarithmic one: single layers
+    tower above the rest.
     """
     frame = layer_frame(records).dropna(subset=[column])
     ratios = sorted(frame["ratio"].unique())
@@ -279,7 +281,7 @@ def layer_map(records: Sequence[Record], column: str) -> Figure:
                                   sharey=True, squeeze=False)
     least = frame.loc[frame[column] > 0, column].min()
     scale = (Normalize(0, 100) if column.endswith("(%)") else
-             LogNorm(least, frame[column].max()) if column == evidence.DISTANCE else
+             LogNorm(least, frame[column].max()) if column in (evidence.DISTANCE, "kept filters") else
              Normalize(0, frame[column].max()))
     for axes, ratio in zip(panels[0], ratios, strict=True):
         part = frame[frame["ratio"] == ratio].pivot_table(index="method", columns="layer",

@@ -3,6 +3,7 @@
 A value after ± is the standard error over seeds; with one seed there is none.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
@@ -89,19 +90,24 @@ def layer_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each trial and convolution, in the network's order.
 
     Columns: method, ratio, seed, layer (1 for the first), topological distance (H0 and H1 summed),
-    live channels (%) after fine-tuning, kept filters (%), removed norm (share).
+    kept filters, live channels (%) after fine-tuning, removed norm (share).
     """
     rows = []
     for record in of_kind(records, Trial):
         damage = record.result["damage"]
-        for index, (layer, apart) in enumerate(damage["topological"].items()):
+        for index, layer in enumerate(sorted(damage["topological"], key=in_network)):
             rows.append({"method": name_of(record.spec), "ratio": record.spec.ratio,
                          "seed": record.spec.seed, "layer": index + 1,
-                         "topological distance": sum(apart.values()),
+                         "topological distance": sum(damage["topological"][layer].values()),
                          "kept filters": len(record.result["kept"][layer]),
                          "live channels (%)": 100 * record.result["live"][index],
                          "removed norm": damage.get("plain", {}).get(layer, {}).get("norm", np.nan)})
     return pd.DataFrame(rows)
+
+
+def in_network(layer: str) -> list:
+    """Sorts names of layers as the network has them, where JSON has "features.10" before "features.3"."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", layer)]
 
 
 def published_table() -> pd.DataFrame:
@@ -241,8 +247,8 @@ def search_by_layer(records: Sequence[Record]) -> pd.DataFrame:
              "seconds": sum(steps["seconds"])}
             for record in of_kind(records, Trial)
             for layer, steps in record.result["searches"].items() if steps]
-    table = pd.DataFrame(rows).groupby("layer", sort=False).mean()
-    return table.astype({"subsets evaluated": int}).reset_index()
+    table = pd.DataFrame(rows).groupby("layer").mean().astype({"subsets evaluated": int})
+    return table.loc[sorted(table.index, key=in_network)].reset_index()
 
 
 def selection_table(records: Sequence[Record]) -> pd.DataFrame:
