@@ -76,9 +76,10 @@ def planted(seeds: int, advantage: float = 0.0, hurt: float = 0.0, slow: int = 0
 RATIOS = (0.5, 0.8, 0.9)
 
 
-def verdicts(records: list[Record], ratios: tuple[float, ...] = RATIOS) -> dict:
+def verdicts(records: list[Record], ratios: tuple[float, ...] = RATIOS,
+             longer: list[Record] = ()) -> dict:
     plan = replace(study.profile("study"), ratios=ratios, methods=METHODS)
-    table = evidence.verdicts(records, [], "study", plan)
+    table = evidence.verdicts(records, "study", plan, longer=longer)
     return dict(zip(table["tested"].str.split(":").str[0], table["verdict"], strict=True))
 
 
@@ -202,7 +203,7 @@ def test_the_row_of_a_verdict_shows_the_cell_that_decided():
             one.result["history"][-1]["test"] -= down / 100
     lonely = [r for r in mixed if not (isinstance(r.spec, Trial) and r.spec.ratio == 0.9 and r.spec.seed)]
     plan = replace(study.profile("study"), ratios=RATIOS)
-    row = evidence.verdicts(lonely, [], "study", plan).iloc[0]
+    row = evidence.verdicts(lonely, "study", plan).iloc[0]
     assert row["verdict"] == "not supported" and row["seeds"] == 5
     assert "ratio 0.5" in row["effect"] and "-2.0" in row["effect"]
 
@@ -224,6 +225,16 @@ def test_runs_that_never_recover_are_no_evidence_of_equal_speed():
         if isinstance(one.spec, Trial):
             one.result["recovery"] |= {"reached": False, "epochs": 5}
     assert verdicts(never)[SPEED] == "undecided"
+
+
+def test_recovery_has_a_verdict_of_its_own_where_there_is_time_for_it():
+    plan = study.profile("recovery")
+    long = f"{SPEED}, width {plan.width:g} and {plan.recovery.epochs} epochs"
+    assert verdicts(planted(seeds=3))[long] == "undecided"  # none on record
+    assert verdicts(planted(seeds=3), longer=planted(seeds=3))[long] == "supported"
+    assert verdicts(planted(seeds=3), longer=planted(seeds=3, slow=2))[long] == "not supported"
+    quick = evidence.verdicts(planted(seeds=3), "quick-recovery", replace(study.profile("study"), longer=""))
+    assert len(quick) == 8
 
 
 def test_a_planted_link_is_found_and_predicts_unseen_networks():

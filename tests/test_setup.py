@@ -1,6 +1,7 @@
 """The set-up files agree with each other, and the book is staged as it should be."""
 
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -160,16 +161,19 @@ def test_every_record_is_forced_once():
     """The chapters that force have, between them, every record; the others read them."""
     given = build.check(build.chapters(), {"profile": "quick", "force": True})
     forcing = [path for path, own in given.items() if "force" in own]
-    forced_call = re.compile(r"study\.records\(((?:(?!study\.records).)+), force\)")
+    forced_call = re.compile(r"study\.(?:records|beside)\(((?:(?!study\.(?:records|beside)).)+), force\)")
     calls = [call for path in forcing for call in forced_call.findall((build.ROOT / path).read_text())]
+    beside = {which: [*study.dense_specs(name), *study.trial_specs(name)] if name else []
+              for which in ("ablation", "contrast", "longer")
+              for name in [getattr(study.profile("quick"), which)]}
     own = {"profile, study.dense": study.dense_specs("quick"), "portrait": [study.portrait_spec("quick")],
            "[\\\"topological": study.trial_specs("quick", None, ["topological"]),
            "profile, trials": study.trial_specs("quick", None, ["random", "l1", "l2", "fpgm"]),
            "others": study.trial_specs("quick", None, ["activations", "pointed", "magnitude", "taylor"]),
-           "ablation, [*": [*study.dense_specs("quick-ablation"), *study.trial_specs("quick-ablation")]}
+           **{f'profile, \\"{which}': made for which, made in beside.items()}}
     forced = [study.spec_key(spec) for call in calls
               for spec in next(specs for name, specs in own.items() if name in call)]
-    wanted = [*study.specs("quick"), *own["ablation, [*"]]
+    wanted = [*study.specs("quick"), *itertools.chain(*beside.values())]
     assert sorted(forced) == sorted(map(study.spec_key, wanted))
 
 

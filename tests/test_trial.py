@@ -463,11 +463,11 @@ def test_the_distances_that_a_search_compares_are_those_of_the_subsets_it_judged
 
 def test_a_contrast_is_run_and_put_beside(made, monkeypatch):
     records = made[1]
-    assert study.contrast("tiny") == [] and tables.optimizers_table(records, []).empty
+    assert study.beside("tiny", "contrast") == [] and tables.optimizers_table(records, []).empty
     muon = dataclasses.replace(TINY.dense, muon_rate=0.05)
     monkeypatch.setitem(study.PROFILES, "tiny-muon", dataclasses.replace(TINY, seeds=(0,), dense=muon))
     monkeypatch.setitem(study.PROFILES, "tiny", dataclasses.replace(TINY, contrast="tiny-muon"))
-    beside = study.contrast("tiny")
+    beside = study.beside("tiny", "contrast")
     table = tables.optimizers_table(records, beside).set_index("method")
     assert list(table.index) == ["L1", "topological"]
     pruned = {tables.name_of(r.spec): r.result for r in beside if isinstance(r.spec, Trial)}
@@ -536,7 +536,7 @@ def test_a_reader_who_has_seen_enough_of_the_status_is_no_error(folders):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["run", "--profile", "huge"], "unknown profile 'huge': choose from quick, quick-ablation, pilot"),
+    (["run", "--profile", "huge"], "unknown profile 'huge': choose from quick, quick-ablation,"),
     (["prune", "nonsense"], "neither a .safetensors file nor a torchvision model"),
     (["prune", "missing.safetensors"], "missing.safetensors does not exist"),
     (["prune", "resnet18", "--weights", "none", "--ratio", "1"], "ratio must lie in [0, 1)"),

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from topoprune import study
 from topoprune.study import LAYERWISE, Profile
 from topoprune.tables import NAMES, name_of, of_kind, t_interval, trials
 from topoprune.trial import Record, Trial
@@ -148,6 +149,9 @@ def restricted_means(records: Sequence[Record]) -> pd.DataFrame:
     corrected by Holm over all rows. "recovered" counts the runs of both that recovered at all:
     without any, nothing is compared.
     """
+    columns = ["rival", "ratio", "seeds", "recovered", "difference", "low", "high", "p"]
+    if not of_kind(records, Trial):
+        return pd.DataFrame(columns=columns)
     frame = trials(records)
     wide = frame.pivot_table(index=["ratio", "seed"], columns="method", values="recovery epochs")
     reached = frame.astype({"recovered": float}).pivot_table(
@@ -158,7 +162,6 @@ def restricted_means(records: Sequence[Record]) -> pd.DataFrame:
             recovered = reached.loc[pairs.index, [one, other]].sum().sum()
             rows.append({"rival": other, "ratio": ratio, "recovered": int(recovered),
                          **_difference(pairs.to_numpy())})
-    columns = ["rival", "ratio", "seeds", "recovered", "difference", "low", "high", "p"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(p=holm(table["p"]))
 
@@ -280,14 +283,21 @@ def collapses(records: Sequence[Record]) -> pd.DataFrame:
                        **{"at chance": ("at chance", "sum")}).reset_index()
 
 
-def verdicts(records: Sequence[Record], ablated: Sequence[Record], profile: str,
-             plan: Profile) -> pd.DataFrame:
-    """One row for each claim: what was tested, effect, interval, seeds, verdict, command."""
-    rows = [_competes(records, plan), _recovers(records, plan), _damages(records, plan),
-            _damages(records, plan, lost="counted"), _layer(records, plan), _cost(records),
-            _explains(records, plan), _carries(ablated)]
-    names = [profile] * (len(rows) - 1) + [plan.ablation]
-    return pd.DataFrame(rows).assign(command=[f"`python -m topoprune run --profile {n}`" for n in names])
+def verdicts(records: Sequence[Record], profile: str, plan: Profile, ablated: Sequence[Record] = (),
+             longer: Sequence[Record] = ()) -> pd.DataFrame:
+    """One row for each claim: what was tested, effect, interval, seeds, verdict, command.
+
+    Args:
+        records: of the profile of that name, which is `plan`.
+        ablated, longer: of the profiles that it names so.
+    """
+    rows = [(profile, _competes(records, plan)), (profile, _recovers(records, plan)),
+            (plan.longer, _recovers_given_time(longer, plan)),
+            (profile, _damages(records, plan)), (profile, _damages(records, plan, lost="counted")),
+            (profile, _layer(records, plan)), (profile, _cost(records)),
+            (profile, _explains(records, plan)), (plan.ablation, _carries(ablated))]
+    return pd.DataFrame([{**row, "command": f"`python -m topoprune run --profile {name}`"}
+                         for name, row in rows if name])
 
 
 def findings(records: Sequence[Record]) -> dict[str, float]:
@@ -337,13 +347,21 @@ def _competes(records, plan: Profile) -> dict:
                     bad={"worse"}, unit="points")
 
 
-def _recovers(records, plan: Profile) -> dict:
+def _recovers_given_time(longer, plan: Profile) -> dict:
+    """The same where fine-tuning is so long that networks can recover; empty without such a profile."""
+    if not plan.longer:
+        return {}
+    plan = study.profile(plan.longer)
+    return _recovers(longer, plan, f", width {plan.width:g} and {plan.recovery.epochs} epochs")
+
+
+def _recovers(records, plan: Profile, where: str = "") -> dict:
     table = restricted_means(records)
     table = table[table["rival"].isin(RIVALS)]
     slower = (table["low"] > 0) & (table["p"] < LEVEL)
     cells = np.select([table["recovered"] == 0, slower, table["high"] <= 0],
                       [UNDECIDED, "slower", "not slower"], UNDECIDED)
-    return _verdict("1", "recovers as fast: restricted mean recovery time, topological less rival",
+    return _verdict("1", f"recovers as fast{where}: restricted mean recovery time, topological less rival",
                     table, cells, len(RIVALS) * len(plan.ratios), good={"not slower"},
                     bad={"slower"}, unit="epochs", most_against="largest")
 

@@ -60,6 +60,7 @@ class Profile:
         search: budget of the genetic algorithm.
         ablation: the profile of the ablations that its book shows.
         contrast: the profile, if any, that its book shows beside it: dense networks of SGD alone.
+        longer: the same, fine-tuned for so long that networks can recover.
     """
 
     dataset: str
@@ -74,32 +75,41 @@ class Profile:
     search: dict = field(default_factory=dict)
     ablation: str = ""
     contrast: str = ""
+    longer: str = ""
 
 
 _QUICK = Profile(
     dataset="digits", width=0.125, seeds=(0, 1), ratios=(0.5, 0.9),
     dense=Recipe(epochs=10, batch=128, peak_rate=0.2),
     recovery=Recipe(epochs=3, batch=128, peak_rate=0.05),
-    layer="features.24", search={"population": 32, "generations": 15}, ablation="quick-ablation")
+    layer="features.24", search={"population": 32, "generations": 15}, ablation="quick-ablation",
+    longer="quick-recovery")
 _PILOT = Profile(
     dataset="cifar10", width=0.25, seeds=(0,), ratios=(0.3, 0.5, 0.7, 0.9),
     dense=Recipe(epochs=14), recovery=Recipe(epochs=5, peak_rate=0.05),
-    layer="features.24", search={"population": 64, "generations": 60}, ablation="pilot-ablation")
+    layer="features.24", search={"population": 64, "generations": 60}, ablation="pilot-ablation",
+    longer="pilot-recovery")
 _STUDY = Profile(
     dataset="cifar10", width=1.0, seeds=(0, 1, 2), ratios=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
     first=(0.5, 0.8, 0.9), dense=Recipe(epochs=20, batch=512, peak_rate=0.3, muon_rate=0.1),
     recovery=Recipe(epochs=5, peak_rate=0.05, muon_rate=0.05),
     layer="features.24", search={"population": 64, "generations": 60}, ablation="ablation",
-    contrast="study-sgd")
+    contrast="study-sgd", longer="recovery")
+_RECOVERY = replace(_PILOT, ratios=(0.3,), recovery=replace(_PILOT.recovery, epochs=20),
+                    methods=("random", "l1", "l2", "fpgm", "topological"))
 PROFILES = {
     "quick": _QUICK,
     "quick-ablation": replace(_QUICK, seeds=(0,), ratios=(0.5,), methods=ABLATIONS),
+    "quick-recovery": replace(_QUICK, seeds=(0,), ratios=(0.5,), methods=_RECOVERY.methods,
+                              recovery=replace(_QUICK.recovery, epochs=12)),
     "pilot": _PILOT,
     "pilot-ablation": replace(_PILOT, ratios=(0.5,), methods=ABLATIONS),
+    "pilot-recovery": _RECOVERY,
     "study": _STUDY,
     "study-sgd": replace(_STUDY, seeds=(0,), ratios=(0.9,), first=(), contrast="",
                          dense=Recipe(epochs=20, peak_rate=0.4)),
     "ablation": replace(_PILOT, seeds=(0, 1, 2, 3, 4), ratios=(0.5,), methods=ABLATIONS),
+    "recovery": replace(_RECOVERY, seeds=(0, 1, 2)),
 }
 
 
@@ -144,12 +154,16 @@ def _some(given: Iterable | None, known: tuple, what: str) -> list:
     return chosen
 
 
-def contrast(name: str, seeds: Iterable[int] | None = None, device: str | None = None,
-             force: bool = False) -> list[Record]:
-    """The records of the profile that is put beside this one; none where there is no such profile."""
-    beside = profile(name).contrast
-    wanted = beside and [*dense_specs(beside, seeds), *trial_specs(beside, seeds)]
-    return records(beside, wanted, device, force) if beside else []
+def beside(name: str, which: str, seeds: Iterable[int] | None = None, device: str | None = None,
+           force: bool = False) -> list[Record]:
+    """The records of a profile that a book shows beside its own; none where it has no such profile.
+
+    Args:
+        which: "ablation", "contrast" or "longer", as of `Profile`.
+    """
+    other = getattr(profile(name), which)
+    wanted = other and [*dense_specs(other, seeds), *trial_specs(other, seeds)]
+    return records(other, wanted, device, force) if other else []
 
 
 def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 0.5) -> Portrait:
