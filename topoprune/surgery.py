@@ -14,7 +14,6 @@ import torch
 import torch_pruning as tp
 from jaxtyping import Float
 from torch import nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 Kept = dict[str, list[int]]
@@ -236,6 +235,9 @@ def _check(kept: Kept, groups: list[Coupling]) -> None:
 
 
 def _median_seconds(model: nn.Module, inputs: torch.Tensor, seconds: float) -> float:
+    # Imported here: it warns of a CUDA toolkit where there is no device, which most commands need not see.
+    from torch.utils.benchmark import Timer
+
     timer = Timer("model(inputs)", globals={"model": model, "inputs": inputs},
                   num_threads=torch.get_num_threads())
     timer.timeit(2)  # warm up
