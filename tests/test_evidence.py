@@ -101,6 +101,8 @@ def test_one_seed_gives_no_interval_and_no_verdict():
     records = planted(seeds=1)
     table = evidence.accuracy_equivalence(records)
     assert table["low"].isna().all() and set(table["verdict"]) == {"undecided"}
+    for differences in (evidence.restricted_means(records), evidence.damage_differences(records)):
+        assert differences["p"].isna().all() and len(differences)
     found = set(verdicts(records).values())
     assert found == {"undecided", "measured"}
 

@@ -516,7 +516,7 @@ def _difference(values: np.ndarray) -> dict:
     """Mean of paired differences, its 95 % t-interval and two-sided p; NaN with fewer than two."""
     low, high = t_interval(values)
     return {"seeds": len(values), "difference": values.mean(), "low": low, "high": high,
-            "p": min(1.0, 2 * min(_one_sided(values), _one_sided(-values)))}
+            "p": np.minimum(1.0, 2 * np.minimum(_one_sided(values), _one_sided(-values)))}
 
 
 def _pairs(wide, first: Sequence[str], second: Sequence[str]) -> list[tuple]:
