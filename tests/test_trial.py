@@ -344,6 +344,18 @@ def test_layers_are_mapped(made, column):
     assert len(figure.data) == 4 * 13 and figure.axes[0].has_data()
 
 
+def test_no_other_dense_network_than_the_one_on_record_is_pruned(made, tmp_path):
+    """It was lost from the cache and trained again, with other threads: its trials would be of no pair."""
+    dense, spec = made[1][0], made[1][2].spec
+    records = store.Store(tmp_path / "tiny.jsonl")
+    other = {**dense.result, "validation": dense.result["validation"] + 0.01}
+    records.append(dataclasses.replace(dense, result=other).to_json())
+    for pruned in (spec, made[1][6].spec):
+        with pytest.raises(store.StoreError, match="is not the one on record .* with force"):
+            run(pruned, "cpu", records.path)
+    assert not (run_folder(spec) / trial.SELECTION).exists()  # nothing was spent on it
+
+
 def test_layers_stand_as_in_the_network_after_a_round_trip(made):
     """JSON sorts the names, "features.10" before "features.3"; the widths of VGG-16 never shrink."""
     record = Record.from_json(json.loads(json.dumps(made[1][2].to_json(), sort_keys=True)))

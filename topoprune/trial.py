@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 
@@ -175,7 +175,7 @@ def run(spec: Dense | Trial | Portrait, device: str | None = None,
         spec: what to measure.
         device: "cpu", "cuda", "cuda:1"; by default CUDA where there is one.
         records: file of a `store.Store`; a record that another process put there while this one waited
-            for it is returned as it is.
+            for it is returned as it is, and no dense network is pruned but the one that it knows.
 
     Raises:
         ValueError, data.DataError, store.StoreError: with the cause and the cure.
@@ -187,7 +187,8 @@ def run(spec: Dense | Trial | Portrait, device: str | None = None,
         with progress.signed(run_folder(spec), device):  # no other writes the same checkpoints
             if (made := _made(spec, records)) is not None:
                 return made
-            record = _recorded(spec, device, _run_trial if isinstance(spec, Trial) else _run_portrait)
+            carry_out = _run_trial if isinstance(spec, Trial) else _run_portrait
+            record = _recorded(spec, device, partial(carry_out, records=records))
             store.write_json(run_folder(spec) / MADE, spec_key(spec), record.to_json())
             return record
 
@@ -260,8 +261,8 @@ def _run_dense(dense: Dense, data: Data) -> dict:
             "validation": history[-1]["validation"], "test": history[-1]["test"]}
 
 
-def _run_trial(trial: Trial, data: Data) -> dict:
-    dense, dense_history = _trained(trial.dense, data)
+def _run_trial(trial: Trial, data: Data, records: Path | None) -> dict:
+    dense, dense_history = _on_record(trial.dense, data, records)
     example = data.example()
     goal = dense_history[-1]["validation"] - WITHIN
     source = f"{spec_key(trial)} of network {store.digest(dense.state_dict())}"
@@ -280,13 +281,13 @@ def _run_trial(trial: Trial, data: Data) -> dict:
             **_by_column(chosen)}
 
 
-def _run_portrait(portrait: Portrait, data: Data) -> dict:
+def _run_portrait(portrait: Portrait, data: Data, records: Path | None) -> dict:
     """Diagrams of one layer and of what each method keeps of it, and the layer in the plane."""
     from sklearn.manifold import MDS
 
     from topoprune import topology
 
-    model, example = trained(portrait.dense, data), data.example()
+    model, example = _on_record(portrait.dense, data, records)[0], data.example()
     groups = [g for g in couplings(model, example) if portrait.layer in g.layers]
     if not groups:
         raise ValueError(f"unknown layer {portrait.layer!r}: the prunable layers are "
@@ -383,6 +384,20 @@ def recovery(history: list[dict], damage: dict, goal: float) -> dict:
     return {"goal": goal, "reached": epochs is not None, "epochs": spent,
             "seconds": sum(epoch["seconds"] for epoch in history[:spent]),
             "area": sum(steps) / len(steps) if steps else curve[0]}
+
+
+def _on_record(dense: Dense, data: Data, records: Path | None) -> tuple[nn.Module, list[dict]]:
+    """The dense network, refused if `records` know another: what prunes it would compare with nothing."""
+    model, history = _trained(dense, data)
+    line = store.Store(records).load().get(spec_key(dense)) if records else None
+    if line and abs(line["result"]["validation"] - history[-1]["validation"]) > 1e-9:
+        made = Record.from_json(line).provenance
+        raise store.StoreError(
+            f"the dense network of seed {dense.seed} in {run_folder(dense)} is not the one on record "
+            f"(validation accuracy {history[-1]['validation']:.4f}, not {line['result']['validation']:.4f}; "
+            f"that one was made on {made['device']}): the cache lost it, and other threads or another device "
+            "train another. Train it there, or run it and all its trials again with force")
+    return model, history
 
 
 def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
