@@ -67,7 +67,7 @@ def test_searches_of_the_first_schema_are_read(made):
     rows = {layer: [dict(zip(columns, step, strict=True)) for step in zip(*columns.values(), strict=True)]
             for layer, columns in searches.items()}
     assert all(len(steps) == 3 and steps[2]["generation"] == 2 for steps in rows.values())
-    rows["features.0"][0]["mean"] += 1e-12
+    rows["features.0"][0]["best"] += 1e-12
     line = record.to_json()
     assert Record.from_json({**line, "schema": 1, "result": {**line["result"], "searches": rows}}) == record
 
@@ -502,7 +502,7 @@ def test_simple_measures_of_a_removal_by_hand(made):
     from topoprune.data import load
 
     record = made[1][2]
-    model = trial.trained(record.spec.dense, load("digits"))
+    model = trial._trained(record.spec.dense, load("digits"))[0]
     for layer, shares in record.result["damage"]["plain"].items():
         rows = dict(model.named_modules())[layer].weight.detach().flatten(1).double()
         few = rows[record.result["kept"][layer]]

@@ -80,7 +80,7 @@ class Store:
 
     def _write(self, records: Iterable[dict]) -> None:
         lines = [json.dumps(record if record["schema"] < 2 else {**record, "sha256": _digest(record)},
-                            sort_keys=True, allow_nan=False) for record in records]
+                            sort_keys=True, separators=(",", ":"), allow_nan=False) for record in records]
         write(self.path, "".join(line + "\n" for line in lines).encode())
 
     def _lines(self) -> Iterator[tuple[int, str]]:

@@ -161,9 +161,9 @@ def beside(name: str, which: str, seeds: Iterable[int] | None = None, device: st
     Args:
         which: "ablation", "contrast" or "longer", as of `Profile`.
     """
-    other = getattr(profile(name), which)
-    wanted = other and [*dense_specs(other, seeds), *trial_specs(other, seeds)]
-    return records(other, wanted, device, force) if other else []
+    if not (other := getattr(profile(name), which)):
+        return []
+    return records(other, [*dense_specs(other, seeds), *trial_specs(other, seeds)], device, force)
 
 
 def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 0.5) -> Portrait:

@@ -31,6 +31,9 @@ DENSE, SELECTION, TUNED, MADE = ("dense.safetensors", "selection.json", "fine-tu
                                  "record.json")
 """What a run keeps in its folder until its record is stored."""
 
+SEARCHED = {"generation": 6, "best": 6, "evaluations": 6, "seconds": 3}
+"""What a record keeps of each generation of a search, and the digits of what is no whole number."""
+
 TIMES = {"seconds", "selection_seconds", "latency_ms", "images_per_second"}
 """Fields of a result that were timed: two runs of one trial agree in all others."""
 
@@ -243,11 +246,6 @@ def forget(spec: Dense | Trial | Portrait) -> None:
             shutil.rmtree(run_folder(spec), ignore_errors=True)
 
 
-def trained(dense: Dense, data: Data) -> nn.Module:
-    """The dense network, trained now or continued or read from the cache."""
-    return _trained(dense, data)[0]
-
-
 def provenance(device: str, seconds: float) -> dict:
     """Where and with what a result was made."""
     return {"seconds": round(seconds, 2), "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -401,6 +399,7 @@ def _on_record(dense: Dense, data: Data, records: Path | None) -> tuple[nn.Modul
 
 
 def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
+    """The dense network, trained now or continued or read from the cache, and its epochs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(dense.seed)
         model = build(dense.architecture, data.classes, dense.width)
@@ -431,18 +430,19 @@ def _select_once(trial: Trial, source: str, dense: nn.Module, example: torch.Ten
 
 
 def _by_column(result: dict) -> dict:
-    """The result with each search as {column: values of its generations}, to six digits.
+    """The result with each search as {column: values of its generations}: those that the book reads.
 
-    A list with one dict a generation, as schema 1 stored it, takes three times the room.
+    All that a search knows of a generation, one dict each, as schema 1 stored it, takes five times the room.
     """
     searches = result.get("searches", {})
-    columns = {layer: {name: [_short(step[name]) for step in steps] for name in steps[0]}
+    columns = {layer: {name: [_short(step[name], digits) for step in steps]
+                       for name, digits in SEARCHED.items()}
                for layer, steps in searches.items() if isinstance(steps, list) and steps}
     return {**result, "searches": {**searches, **columns}} if columns else result
 
 
-def _short(value: int | float) -> int | float:
-    return value if isinstance(value, int) else float(f"{value:.6g}")
+def _short(value: int | float, digits: int) -> int | float:
+    return value if isinstance(value, int) else float(f"{value:.{digits}g}")
 
 
 def _without(names: set[str], value):
