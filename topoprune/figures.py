@@ -192,6 +192,7 @@ def convergence(records: Sequence[Record]) -> Figure:
     layers = sorted(frame["layer"].unique(), key=in_network)
     grid = sns.relplot(frame, x="generation", y="best fitness (share of the first)", hue="layer",
                        hue_order=layers, col="ratio", kind="line", errorbar=None,
+                       col_order=sorted(frame["ratio"].unique(), key=float),
                        palette="viridis", height=3.2, aspect=1.1,
                        col_wrap=min(2, frame["ratio"].nunique()))
     grid.set_titles("ratio {col_name}")
