@@ -30,7 +30,7 @@ def test_normalized_images_have_zero_mean_and_unit_variance():
 
 
 def test_an_unknown_data_set_is_refused():
-    with pytest.raises(ValueError, match="unknown data set 'mnist': choose from cifar10, digits"):
+    with pytest.raises(ValueError, match="unknown data set 'mnist': choose from cifar10, cifar10-whole"):
         data.load("mnist")
 
 
@@ -65,6 +65,17 @@ def test_cifar10_comes_from_the_named_folder(official):
     first = pickle.loads((official / "test_batch").read_bytes())
     expected = first["data"][0].reshape(3, 32, 32).transpose(1, 2, 0)
     assert np.array_equal(made.test.images[0].numpy(), expected)
+
+
+def test_the_whole_of_cifar10_is_trained_on_with_the_same_validation_images(official):
+    part, whole = data.load("cifar10"), data.load("cifar10-whole")
+    assert [len(s) for s in (whole.train, whole.validation, whole.test)] == [6000, 5000, 1200]
+    assert torch.equal(whole.validation.images, part.validation.images)
+    everything = torch.cat([part.train.images, part.validation.images])
+    assert torch.equal(everything.flatten(1).sum(1).sort()[0], whole.train.images.flatten(1).sum(1).sort()[0])
+    pixels = whole.train.images.double() / 255
+    assert whole.mean == pytest.approx(pixels.mean((0, 1, 2)).tolist())
+    assert whole.std == pytest.approx(pixels.std((0, 1, 2)).tolist())
 
 
 def test_a_corrupt_batch_is_named_before_it_is_read(official):

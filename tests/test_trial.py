@@ -254,6 +254,12 @@ def test_one_process_finishes_a_comparison_before_the_next_dense_network():
     assert len(order) == 2 + 2 * 9 * 6 + 1 == len({spec_key(spec) for spec in order})
 
 
+def test_a_profile_without_methods_is_its_dense_networks():
+    assert study.specs("study-whole", [1]) == study.dense_specs("study-whole", [1])
+    with pytest.raises(ValueError, match="unknown method of study-whole: l1"):
+        study.specs("study-whole", methods=["l1"])
+
+
 def test_some_methods_and_ratios_of_a_profile():
     some = study.specs("study", [1], ["topological", "l1"], [0.9, 0.3])
     assert some[0] == study.dense_specs("study", [1])[0]

@@ -61,6 +61,7 @@ class Profile:
         ablation: the profile of the ablations that its book shows.
         contrast: the profile, if any, that its book shows beside it: dense networks of SGD alone.
         longer: the same, fine-tuned for so long that networks can recover.
+        whole: the same, dense networks that held no training image out.
     """
 
     dataset: str
@@ -76,6 +77,7 @@ class Profile:
     ablation: str = ""
     contrast: str = ""
     longer: str = ""
+    whole: str = ""
 
 
 _QUICK = Profile(
@@ -94,7 +96,7 @@ _STUDY = Profile(
     first=(0.5, 0.8, 0.9), dense=Recipe(epochs=20, batch=512, peak_rate=0.3, muon_rate=0.1),
     recovery=Recipe(epochs=5, peak_rate=0.05, muon_rate=0.05),
     layer="features.24", search={"population": 64, "generations": 60}, ablation="ablation",
-    contrast="study-sgd", longer="recovery")
+    contrast="study-sgd", longer="recovery", whole="study-whole")
 _RECOVERY = replace(_PILOT, ratios=(0.3,), recovery=replace(_PILOT.recovery, epochs=20),
                     methods=("random", "l1", "l2", "fpgm", "topological"))
 PROFILES = {
@@ -106,7 +108,8 @@ PROFILES = {
     "pilot-ablation": replace(_PILOT, ratios=(0.5,), methods=ABLATIONS),
     "pilot-recovery": _RECOVERY,
     "study": _STUDY,
-    "study-sgd": replace(_STUDY, seeds=(0,), ratios=(0.9,), first=(), contrast="",
+    "study-whole": replace(_STUDY, dataset="cifar10-whole", methods=(), whole=""),
+    "study-sgd": replace(_STUDY, seeds=(0,), ratios=(0.9,), first=(), contrast="", whole="",
                          dense=Recipe(epochs=20, peak_rate=0.4)),
     "ablation": replace(_PILOT, seeds=(0, 1, 2, 3, 4), ratios=(0.5,), methods=ABLATIONS),
     "recovery": replace(_RECOVERY, seeds=(0, 1, 2)),
@@ -159,7 +162,7 @@ def beside(name: str, which: str, seeds: Iterable[int] | None = None, device: st
     """The records of a profile that a book shows beside its own; none where it has no such profile.
 
     Args:
-        which: "ablation", "contrast" or "longer", as of `Profile`.
+        which: "ablation", "contrast", "longer" or "whole", as of `Profile`.
     """
     if not (other := getattr(profile(name), which)):
         return []
@@ -178,11 +181,14 @@ def specs(name: str, seeds: Iterable[int] | None = None, methods: Iterable[str] 
     """Everything of a profile, or some of its trials, in the order in which one process runs it.
 
     Each dense network stands before the first trial that prunes it, so that a study which is cut
-    off has whole comparisons. The portrait belongs to the whole.
+    off has whole comparisons. The portrait belongs to the whole. A profile without methods has dense
+    networks alone.
     """
     ordered: list[Dense | Trial | Portrait] = []
     for trial in trial_specs(name, seeds, methods, ratios):
         ordered += [trial] if trial.dense in ordered else [trial.dense, trial]
+    if not profile(name).methods:
+        return [*dense_specs(name, seeds)]
     return [*ordered, portrait_spec(name, seeds)] if methods is ratios is None else ordered
 
 
