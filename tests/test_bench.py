@@ -64,6 +64,28 @@ def test_batches_cover_what_was_asked_for(measured):
     assert all(row["usual images/s"] > 0 < row["ours images/s"] for row in measured["batches"])
 
 
+def test_each_precision_is_measured_and_one_is_chosen(measured):
+    rows = {row["precision"]: row for row in measured["precisions"]}
+    assert rows.keys() == {"float32", "bfloat16"}
+    assert all(row["images/s"] > 0 for row in rows.values())
+    assert rows["float32"]["times float32"] == 1
+    (chosen,) = (name for name, row in rows.items() if row["chosen"])
+    assert {chosen, measured["loops"][-1]["precision"]} == {measured["peaks"][-1]["precision"]}
+
+
+def test_convolutions_of_every_size_are_measured_both_ways(measured):
+    rows = {row["image"]: row for row in measured["convolutions"]}
+    assert list(rows) == ["32x32", "16x16", "8x8", "4x4", "2x2"]
+    assert all(row["library (ms)"] > 0 < row["product (ms)"] for row in rows.values())
+    assert all(rows[image]["chosen"] == "library" for image in ("32x32", "16x16", "8x8"))
+
+
+def test_sections_can_be_chosen(tmp_path):
+    path = tmp_path / "some.json"
+    bench_training.main(["--quick", "--device", "cpu", "--sections", "peaks", "--output", str(path)])
+    assert list(json.loads(path.read_text())) == ["machine", "settings", "peaks"]
+
+
 def test_the_families_cover_the_step(measured):
     shares = {row["family"]: row["share (%)"] for row in measured["operations"]}
     assert sum(shares.values()) == pytest.approx(100)
@@ -94,6 +116,7 @@ def test_the_page_can_be_made(measured, written):
     made = [bench_tables.engine_loops(measured), bench_tables.engine_peaks(measured),
             bench_tables.engine_operations(measured), bench_tables.engine_removal(measured),
             bench_tables.engine_batches(measured), bench_tables.engine_trials(measured),
+            bench_tables.engine_precisions(measured), bench_tables.engine_convolutions(measured),
             bench_tables.engine_growth(measured), bench_tables.engine_processes(measured),
             bench_tables.campaign_table(measured),
             bench_tables.search_growth(bench_tables.benchmark())]
@@ -101,11 +124,12 @@ def test_the_page_can_be_made(measured, written):
     for figure in (figures.engine_operations, figures.engine_removal, figures.engine_growth):
         assert figure(measured).axes
     prose = "\n".join(cell.source for cell in PAGE.cells if cell.cell_type == "markdown")
-    numbers = bench_tables.engine_numbers(measured)
-    quoted = re.findall(r"{glue:text}`engine_(\w+)(?::([^`]*))?`", prose)
-    assert quoted
-    for name, format in quoted:
-        assert f"{numbers[name]:{format}}"
+    for part, numbers in (("engine", bench_tables.engine_numbers(measured)),
+                          ("emulated", bench_tables.emulated_numbers(measured))):
+        quoted = re.findall(rf"{{glue:text}}`{part}_(\w+)(?::([^`]*))?`", prose)
+        assert quoted
+        for name, format in quoted:
+            assert f"{numbers[name]:{format}}"
 
 
 def test_the_campaign_is_arithmetic():

@@ -40,6 +40,7 @@ def outcome(history):
 
 
 RECIPE = Recipe(epochs=3, batch=64, peak_rate=0.05)
+PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 RECIPES = pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, muon_rate=0.05)])
 
 
@@ -56,9 +57,32 @@ def test_the_rate_rises_and_falls_to_zero():
     assert shares == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
+def test_bfloat16_is_for_processors_that_have_it():
+    able = torch.cpu.get_capabilities()
+    if able["architecture"] == "x86_64":
+        expected = all(able[f"avx512_{part}"] for part in ("bw", "vl", "dq"))
+        assert (training.precision("cpu") is torch.bfloat16) == expected
+    assert training.precision("cpu") in (torch.float32, torch.bfloat16)
+
+
+@PRECISIONS
+def test_training_computes_in_the_precision_of_the_device(data, dtype, monkeypatch):
+    monkeypatch.setattr(training, "precision", lambda device: dtype)
+    seen, model = set(), network()
+    for module in model.features:
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    history = train(model, data, replace(RECIPE, epochs=1, muon_rate=0.05))
+    assert seen == {dtype}
+    assert history[0].loss is not None
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("weights", [torch.randn(6, 4, 3, 3), torch.randn(3, 9, 1, 1),
                                      torch.randn(5, 1, 3, 3), torch.randn(64, 3, 3, 3)])
-def test_muon_moves_a_convolution_by_the_nearest_orthogonal_matrix(weights):
+@PRECISIONS
+def test_muon_moves_a_convolution_by_the_nearest_orthogonal_matrix(weights, dtype, monkeypatch):
+    monkeypatch.setattr(training, "precision", lambda device: dtype)
     weight = nn.Parameter(weights.to(memory_format=torch.channels_last))
     weight.grad = torch.randn_like(weight)
     before, rate = weight.detach().clone(), 0.1
@@ -66,10 +90,27 @@ def test_muon_moves_a_convolution_by_the_nearest_orthogonal_matrix(weights):
     step = (before * (1 - rate * 0.5) - weight.detach()).flatten(1) / rate
     left, _, right = torch.linalg.svd(weight.grad.flatten(1), full_matrices=False)
     rows, columns = step.shape
-    # Five Newton-Schulz steps in bfloat16 bring the singular values near 1, not to it.
+    # Five Newton-Schulz steps bring the singular values near 1, not to it.
     alike = (step * (left @ right)).sum() / min(rows, columns) / max(1, rows / columns) ** 0.5
     assert 0.7 < alike < 1.2
     assert torch.linalg.svdvals(step).max() < 1.3 * max(1, rows / columns) ** 0.5
+
+
+def test_muon_in_float32_computes_nothing_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(training, "precision", lambda device: torch.float32)
+    made = set()
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            made.update(x.dtype for x in [result] if isinstance(x, torch.Tensor))
+            return result
+
+    weight = nn.Parameter(torch.randn(6, 4, 3, 3).to(memory_format=torch.channels_last))
+    weight.grad = torch.randn_like(weight)
+    with Watch():
+        training._Muon([weight], lr=0.1).step()
+    assert made == {torch.float32}
 
 
 def test_muon_refuses_what_it_would_only_copy():

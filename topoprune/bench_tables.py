@@ -12,6 +12,8 @@ BENCHMARK = Path(__file__).parent.parent / "book" / "results" / "bench-fitness.j
 TORTURE, CLUSTER = BENCHMARK.with_name("torture.json"), BENCHMARK.with_name("cluster.json")
 TRAINING = BENCHMARK.with_name("bench-training.json")
 """The committed run of `python -m topoprune.bench_training`; `benchmark(TRAINING)` reads it."""
+EMULATED = BENCHMARK.with_name("bench-training-avx2.json")
+"""Some of its sections with the processor limited to AVX2, where bfloat16 is emulated."""
 
 
 def benchmark(path: Path = BENCHMARK) -> dict:
@@ -168,10 +170,22 @@ def engine_peaks(measured: dict) -> pd.DataFrame:
     return pd.DataFrame(measured["peaks"])
 
 
+def engine_precisions(measured: dict) -> pd.DataFrame:
+    """Forward and backward in each precision, and which of them training chooses."""
+    table = pd.DataFrame(measured["precisions"])
+    return table.assign(chosen=table["chosen"].map({True: "yes", False: "no"}))
+
+
+def engine_convolutions(measured: dict) -> pd.DataFrame:
+    """A convolution of each size of images by the library and as a product of matrices."""
+    return pd.DataFrame(measured["convolutions"])
+
+
 def engine_operations(measured: dict) -> pd.DataFrame:
-    """A step's time by family of operations; what convolutions reach of the bfloat16 peak."""
+    """A step's time by family of operations; what convolutions reach of their precision's peak."""
     table = pd.DataFrame(measured["operations"]).astype({"TFLOP/s": float})
-    peak = next(row["TFLOP/s"] for row in measured["peaks"] if row["precision"] == "bfloat16")
+    peak = next(row["TFLOP/s"] for row in measured["peaks"]
+                if row["precision"] == measured["loops"][-1]["precision"])
     return table.assign(**{"share of the peak (%)": 100 * table["TFLOP/s"] / peak})
 
 
@@ -210,6 +224,14 @@ def engine_processes(measured: dict) -> pd.DataFrame:
     return table.assign(**{"images/s": table["images/s"].map("{:,.0f}".format)})
 
 
+def emulated_numbers(measured: dict) -> dict:
+    """What the prose quotes of a processor that only emulates bfloat16."""
+    ours = measured["loops"][-1]
+    half = next(row for row in measured["precisions"] if row["precision"] == "bfloat16")
+    return {"slower": 1 / half["times float32"], "ratio": ours["times plain"], "ours": ours["images/s"],
+            "share": _peak_shares(measured)[-1], "load": measured["machine"]["load before"]}
+
+
 def search_growth(fitness: dict) -> pd.DataFrame:
     """Time and memory of one evaluation of the fitness against the filters of a layer.
 
@@ -246,7 +268,7 @@ def engine_numbers(measured: dict) -> dict:
         "trial_workers": beside[-1]["workers"],
         "trial_gain": beside[-1]["trials an hour"] / wide["trials an hour"],
         "way": ours["way"], "ours": ours["images/s"], "plain": measured["loops"][0]["images/s"],
-        "ratio": ours["times plain"], "share": share[ours["way"]],
+        "precision": ours["precision"], "ratio": ours["times plain"], "share": share[ours["way"]],
         "plain_share": _peak_shares(measured)[0],
         "convolutions": spent["convolution, forward"] + spent["convolution, backward"],
         "norm": spent["BatchNorm"], "input": spent["data and augmentation"],

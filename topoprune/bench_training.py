@@ -7,6 +7,7 @@ are compared take turns, because machines are noisy; a ratio is the median over 
 """
 
 import argparse
+import contextlib
 import math
 import multiprocessing
 import re
@@ -19,6 +20,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,7 @@ from torchvision import transforms
 
 from topoprune import data as datasets
 from topoprune import measuring, models, pruners, surgery, training
+from topoprune.convolution import MANY, SMALL, SmallAsProducts
 from topoprune.data import Data, Split
 from topoprune.measuring import Rows
 from topoprune.training import Recipe
@@ -38,13 +41,14 @@ OUTPUT = Path("_build/bench/training.json")
 PACKAGES = ["torch", "torchvision", "torch-pruning", "numpy"]
 GOALS = {"cpu": 2.5, "cuda": 5.0}
 """How many times the plain loop's images a second are wanted; shown beside what is measured."""
+PRECISIONS = (torch.float32, torch.bfloat16)
 LOADERS = 2
 """Worker processes of the plain loop's DataLoader."""
 FAMILIES = {  # of an operation, or else of what called it; the first that matches
     "optimiser": r"Optimizer\.",
     "data and augmentation": r"^data$|^aten::(index|reflection_pad2d|rand)",
-    "convolution, backward": r"convolution_backward",
-    "convolution, forward": r"convolution",
+    "convolution, backward": r"convolution_backward|ConvolutionProductBackward",
+    "convolution, forward": r"convolution|ConvolutionProduct",
     "BatchNorm": r"batch_norm|BatchNorm",
     "ReLU": r"relu|threshold_backward",
     "pooling": r"pool",
@@ -99,6 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=list(GOALS), default=training.default_device(),
                         help="default: cuda where there is one")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too (always on cuda)")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME",
+                        help=f"measure these alone, of {', '.join(SECTIONS)}")
     parser.add_argument("--rounds", type=int, help="turns of the compared ways (default 3)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"JSON (default {OUTPUT})")
     options = parser.parse_args(arguments)
@@ -106,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.rounds is not None:
         bed = replace(bed, rounds=options.rounds)
     found = {"machine": measuring.machine(PACKAGES), "settings": describe(bed, options.quick)}
-    measuring.run(SECTIONS, (bed,), found, options.output)
+    measuring.run({name: SECTIONS[name] for name in options.sections}, (bed,), found, options.output)
 
 
 def prepare(device: str, quick: bool = False, compiled: bool = False) -> Bed:
@@ -150,18 +156,50 @@ def describe(bed: Bed, quick: bool) -> dict[str, Any]:
 
 
 def peaks(bed: Bed) -> Rows:
-    """The peak: the rate of a large matrix product, the best of several."""
+    """The peak: the rate of a large matrix product, the best of several, in the precisions that are used."""
     rows = []
     size = 8192 if bed.device == "cuda" else 2048
     usual = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")  # on CUDA TF32, which float32 convolutions use by default
-    for precision in (torch.float32, torch.bfloat16):
+    for precision in dict.fromkeys((torch.float32, training.precision(bed.device))):
         a, b = (torch.randn(size, size, device=bed.device).to(precision) for _ in range(2))
         best = min(_seconds(lambda: a @ b, bed.device) for _ in range(3 + 4 * bed.rounds))  # noqa: B023
-        rows.append({"precision": str(precision).removeprefix("torch."), "size": size,
+        rows.append({"precision": _name(precision), "size": size,
                      "TFLOP/s": 2 * size**3 / best / 1e12})
     torch.set_float32_matmul_precision(usual)
     return rows
+
+
+def precisions(bed: Bed) -> Rows:
+    """Forward and backward in each precision, few images; ours takes the chosen one."""
+    training.keep_memory()
+    model = _network(bed).to(memory_format=torch.channels_last).train()
+    part = _first(_cut(bed).train, bed.batch // 8)
+    images = bed.data.normalized(part.images)
+
+    def step(precision: torch.dtype) -> float:
+        return _seconds(lambda: _gradients(model, images, part.labels, precision), bed.device)
+
+    for precision in PRECISIONS:
+        step(precision)  # warms up
+    rounds = [{precision: step(precision) for precision in PRECISIONS} for _ in range(bed.rounds)]
+    return [{"precision": _name(precision), "chosen": precision is training.precision(bed.device),
+             "images/s": len(part) / statistics.median(found[precision] for found in rounds),
+             "times float32": statistics.median(found[PRECISIONS[0]] / found[precision] for found in rounds)}
+            for precision in PRECISIONS]
+
+
+def _gradients(model: nn.Module, images: Tensor, labels: Tensor, precision: torch.dtype) -> Tensor:
+    """The loss, after the gradients of the weights."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
+        loss = F.cross_entropy(model(images), labels)
+    model.zero_grad()
+    loss.backward()
+    return loss
+
+
+def _name(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")
 
 
 def loops(bed: Bed) -> Rows:
@@ -169,7 +207,7 @@ def loops(bed: Bed) -> Rows:
     training.keep_memory()  # of this process; the usual ways have one without
     ours = _ways(bed)
     with _fresh(1) as pool:
-        usual = {way: partial(_elsewhere, pool, bed, way) for way in USUAL}
+        usual = {way: partial(_elsewhere, pool, bed, options) for way, options in _usual(bed).items()}
         ways = {**usual, **ours}
         for train in ways.values():
             train()  # warms up, compiles
@@ -183,21 +221,20 @@ def loops(bed: Bed) -> Rows:
                      "lowest": min(rates), "highest": max(rates),
                      "times plain": statistics.median(found[plain] / found[way] for found in rounds),
                      "TFLOP/s": statistics.median(rates) * flops / 1e12,
-                     "precision": "float32" if way == plain else "bfloat16"})
+                     "precision": _name(torch.float32 if way == plain else training.precision(bed.device))})
     return rows
 
 
 def batches(bed: Bed) -> Rows:
     """Training by the usual loop and by ours, images a second, by the images of a step."""
     training.keep_memory()
-    usual = next(iter(USUAL.values()))
     rows = []
     for batch in bed.batches:
         sized = replace(bed, batch=batch, images=max(bed.images, 2 * max(bed.batches)))
         resident = _cut(sized)
         _ours(_network(sized), resident, sized)  # warms up; the usual loop leaves its first step out
         with _fresh(1) as pool:
-            rounds = [(pool.submit(_plain, sized, **usual).result(), _ours(_network(sized), resident, sized))
+            rounds = [(pool.submit(_plain, sized).result(), _ours(_network(sized), resident, sized))
                       for _ in range(bed.rounds)]
         rows.append({"batch": batch, "usual images/s": statistics.median(1 / plain for plain, _ in rounds),
                      "ours images/s": statistics.median(1 / ours for _, ours in rounds),
@@ -205,24 +242,31 @@ def batches(bed: Bed) -> Rows:
     return rows
 
 
-USUAL: dict[str, dict[str, bool]] = {
-    "DataLoader, float32": {},
-    "+ bfloat16": {"half": True},
-    "+ channels last": {"half": True, "last": True},
-}
+def _usual(bed: Bed) -> dict[str, dict[str, bool]]:
+    """The loop that one would otherwise write, and the steps from there that it can take itself."""
+    half = _half(bed)
+    steps = {"DataLoader, float32": {}, "+ bfloat16": {"half": True},
+             "+ channels last": {"half": half, "last": True}}
+    return steps if half else {way: steps[way] for way in steps if way != "+ bfloat16"}
 
 
-def _elsewhere(pool: ProcessPoolExecutor, bed: Bed, way: str) -> float:
-    return pool.submit(_plain, bed, **USUAL[way]).result()
+def _half(bed: Bed) -> bool:
+    return training.precision(bed.device) is torch.bfloat16
+
+
+def _elsewhere(pool: ProcessPoolExecutor, bed: Bed, options: dict[str, bool]) -> float:
+    return pool.submit(_plain, bed, **options).result()
 
 
 def _ways(bed: Bed) -> dict[str, Callable[[], float]]:
     """Way -> a call that trains in this process for a while and returns the seconds an image."""
     resident = _cut(bed)
-    ways = {
-        "+ memory kept": lambda: _plain(bed, half=True, last=True),
-        "+ resident data (ours)": lambda: _ours(_network(bed), resident, bed),
-    }
+    ways = {"+ memory kept": lambda: _plain(bed, half=_half(bed), last=True)}
+    last = "resident data"
+    if training.products(bed.device):
+        ways["+ resident data"] = lambda: _without_products(resident, bed)
+        last = "small convolutions as products"
+    ways[f"+ {last} (ours)"] = lambda: _ours(_network(bed), resident, bed)
     if bed.compiled:
         network = torch.compile(_network(bed))
         ways["ours, torch.compile"] = lambda: _ours(network, resident, bed)
@@ -254,8 +298,9 @@ def _plain(bed: Bed, half: bool = False, last: bool = False) -> float:
     layout = {"memory_format": torch.channels_last} if last else {}
     model = _network(bed).to(**layout).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    usual = multiprocessing.get_all_start_methods()[0]  # which a process of `_fresh` has forgotten
     loader = DataLoader(Images(bed.data), bed.batch, shuffle=True, num_workers=LOADERS, drop_last=True,
-                        pin_memory=bed.device == "cuda")
+                        pin_memory=bed.device == "cuda", multiprocessing_context=usual)
     steps = min(len(loader) - 1, bed.images // bed.batch)
     for step, (images, labels) in enumerate(islice(loader, 1 + steps)):
         images = images.to(bed.device, non_blocking=True, **layout)
@@ -275,6 +320,54 @@ def _ours(model: nn.Module, resident: Data, bed: Bed) -> float:
     """Seconds an image of `training.train`, which leaves its evaluation out."""
     _synchronize(bed.device)
     return _tuned(model, resident, bed.recipe)
+
+
+def _without_products(resident: Data, bed: Bed) -> float:
+    with mock.patch.object(training, "products", return_value=False):
+        return _ours(_network(bed), resident, bed)
+
+
+def convolutions(bed: Bed) -> Rows:
+    """Convolutions by the size of their images, as the library does them and as products of matrices."""
+    training.keep_memory()
+    return [_convolution(bed, layer, shape) for layer, shape in _last_of_each_size(bed)]
+
+
+def _last_of_each_size(bed: Bed) -> list[tuple[nn.Module, torch.Size]]:
+    """Convolutions, each with the shape of the batch that it is given."""
+    found: dict[int, tuple[nn.Module, torch.Size]] = {}
+    model = _network(bed).to(memory_format=torch.channels_last)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(
+                lambda layer, given, _: found.update({given[0].shape[3]: (layer, given[0].shape)}))
+    model(bed.data.example(bed.batch).to(bed.device))
+    return list(found.values())
+
+
+def _convolution(bed: Bed, layer: nn.Module, shape: torch.Size) -> dict[str, Any]:
+    """Forward and backward, both ways in turns, in the precision of training."""
+    images = torch.randn(shape, device=bed.device).to(memory_format=torch.channels_last).requires_grad_()
+    pays = shape[3] <= SMALL and layer.weight.numel() >= MANY
+    ways = {"library": contextlib.nullcontext, "product": partial(SmallAsProducts, shape[3], 0)}
+
+    def step(way: Callable) -> float:
+        return _seconds(lambda: _convolve(layer, images, way, bed), bed.device)
+
+    for way in ways.values():
+        step(way)  # warms up
+    rounds = [{name: step(way) for name, way in ways.items()} for _ in range(max(bed.rounds, 5))]
+    return {"image": f"{shape[2]}x{shape[3]}", "filters": layer.out_channels,
+            **{f"{name} (ms)": 1e3 * statistics.median(found[name] for found in rounds) for name in ways},
+            "times faster": statistics.median(found["library"] / found["product"] for found in rounds),
+            "chosen": "product" if pays and training.products(bed.device) else "library"}
+
+
+def _convolve(layer: nn.Module, images: Tensor, way: Callable, bed: Bed) -> None:
+    with torch.autocast(bed.device, torch.bfloat16, enabled=_half(bed)), way():
+        made = layer(images)
+    layer.zero_grad()
+    made.backward(made.detach())
 
 
 def operations(bed: Bed) -> Rows:
@@ -505,8 +598,10 @@ def _meet(barrier) -> None:
 
 SECTIONS: dict[str, Callable[[Bed], Rows]] = {
     "peaks": peaks,
+    "precisions": precisions,
     "loops": loops,
     "batches": batches,
+    "convolutions": convolutions,
     "operations": operations,
     "removal": removal,
     "growth": growth,

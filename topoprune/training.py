@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import cos, isfinite, pi
 from pathlib import Path
 
@@ -21,9 +22,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from topoprune import store
+from topoprune.convolution import SmallAsProducts, has_matrix_units
 from topoprune.data import Data, Split
 
 EVALUATION_BATCH = 1000
@@ -198,6 +201,29 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@cache
+def precision(device: str) -> torch.dtype:
+    """What convolutions are computed in on a kind of device ("cpu", "cuda"): bfloat16 where it has
+    instructions for that, else float32.
+
+    Others emulate bfloat16: a processor with AVX2 alone trains some ten times slower in it than in
+    float32 (`bench_training` measures both).
+    """
+    native = (torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda"
+              else _bfloat16_instructions())
+    return torch.bfloat16 if native else torch.float32
+
+
+def products(device: str) -> bool:
+    """Whether small images are convolved as products of matrices on a kind of device, see `convolution`."""
+    return device == "cpu" and precision(device) is torch.bfloat16 and has_matrix_units()
+
+
+def _bfloat16_instructions() -> bool:
+    """Whether oneDNN finds instructions for bfloat16 in this processor, as PyTorch asks it."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _epoch(model, optimizers, data: Data, recipe: Recipe, seed: int, epoch: int) -> float | None:
     """One pass over the training split; the mean loss, None if it is not finite."""
     device = data.train.labels.device
@@ -269,12 +295,20 @@ def _batches(split: Split, size: int):
     return zip(split.images.split(size), split.labels.split(size), strict=True)
 
 
-def _autocast(device: torch.device):
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+@contextlib.contextmanager
+def _autocast(device: torch.device) -> Iterator[None]:
+    """The precision of `device`, and the way of convolving that suits it."""
+    native = precision(device.type) is torch.bfloat16
+    with (torch.autocast(device.type, dtype=torch.bfloat16, enabled=native),
+          SmallAsProducts() if products(device.type) else contextlib.nullcontext()):
+        yield
 
 
 class _Muon(torch.optim.Muon):
-    """PyTorch's Muon takes matrices only: here each row of one is a filter of a convolution."""
+    """PyTorch's Muon takes matrices only: here each row of one is a filter of a convolution.
+
+    It makes them orthogonal in bfloat16; here in float32 where the device has no instructions for that.
+    """
 
     def __init__(self, weights: list[nn.Parameter], **settings):
         self.weights = weights
@@ -286,7 +320,21 @@ class _Muon(torch.optim.Muon):
     def step(self):
         for weight, matrix in zip(self.weights, self.param_groups[0]["params"], strict=True):
             matrix.grad = None if weight.grad is None else _matrix(weight.grad)
-        super().step()
+        native = precision(self.weights[0].device.type) is torch.bfloat16
+        with contextlib.nullcontext() if native else _InFloat32():
+            super().step()
+
+
+class _InFloat32(TorchFunctionMode):
+    """Conversions to bfloat16 give float32."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is Tensor.bfloat16:  # PyTorch 2.9
+            return args[0].to(torch.float32, copy=True)
+        if kwargs.get("dtype") is torch.bfloat16:
+            kwargs["dtype"] = torch.float32
+        return func(*args, **kwargs)
 
 
 def _matrix(weight: Tensor) -> Tensor:

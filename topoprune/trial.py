@@ -22,7 +22,15 @@ from topoprune.data import Data
 from topoprune.models import build
 from topoprune.pruners import METHODS, points, selection
 from topoprune.surgery import Kept, cost, couplings, remove
-from topoprune.training import Recipe, accuracy, default_device, recalibrate, repeatable, train
+from topoprune.training import (
+    Recipe,
+    accuracy,
+    default_device,
+    precision,
+    recalibrate,
+    repeatable,
+    train,
+)
 
 WITHIN = 0.005
 """Recovered: validation accuracy within this of the dense model's."""
@@ -500,6 +508,7 @@ def _versions() -> dict:
 
 
 def _device_name(device: str) -> str:
+    computed = str(precision(device.split(":")[0])).removeprefix("torch.")
     if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+        return f"{torch.cuda.get_device_name(device)}, {computed}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {computed}"
