@@ -495,6 +495,19 @@ def test_a_contrast_is_run_and_put_beside(made, monkeypatch):
     assert set(table["SGD: networks"]) == {1}
 
 
+def test_dense_networks_of_the_whole_data_stand_beside(made, monkeypatch):
+    assert study.beside("tiny", "whole") == [] and tables.mean_accuracy([]) == "not part of this profile"
+    longer = dataclasses.replace(TINY.dense, epochs=TINY.dense.epochs + 1)
+    monkeypatch.setitem(study.PROFILES, "tiny-whole",
+                        dataclasses.replace(TINY, seeds=(0,), methods=(), dense=longer))
+    monkeypatch.setitem(study.PROFILES, "tiny", dataclasses.replace(TINY, whole="tiny-whole"))
+    (record,) = study.beside("tiny", "whole")
+    assert record.spec == study.dense_specs("tiny-whole")[0]
+    assert tables.mean_accuracy([record]).startswith(f"{100 * record.result['test']:.2f} % on the test")
+    table = tables.dense_table([*made[1], record])
+    assert list(table["epochs"]) == [*[TINY.dense.epochs] * (len(table) - 1), longer.epochs]
+
+
 def test_younger_settings_leave_old_keys_alone(made):
     dense = made[1][0].spec
     known = set(trial.plain(dense)["recipe"])

@@ -120,13 +120,21 @@ def published_table() -> pd.DataFrame:
 def dense_table(records: Sequence[Record]) -> pd.DataFrame:
     """The dense networks: one row a seed."""
     return pd.DataFrame([{
-        "seed": record.spec.seed, "epochs": record.spec.recipe.epochs,
+        "data set": record.spec.dataset, "seed": record.spec.seed, "epochs": record.spec.recipe.epochs,
         "test accuracy (%)": 100 * record.result["test"],
         "validation accuracy (%)": 100 * record.result["validation"],
         "parameters (M)": record.result["cost"]["parameters"] / 1e6,
         "multiply-adds (M)": record.result["cost"]["flops"] / 1e6,
         "training (min)": sum(e["seconds"] for e in record.result["history"]) / 60,
     } for record in of_kind(records, Dense)])
+
+
+def mean_accuracy(records: Sequence[Record]) -> str:
+    """Mean test accuracy of dense networks, in words."""
+    table = dense_table(records)
+    if table.empty:
+        return "not part of this profile"
+    return f"{table['test accuracy (%)'].mean():.2f} % on the test images (mean of {len(table)} networks)"
 
 
 def recipe_table(profile: Profile) -> pd.DataFrame:
