@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from topoprune import convolution
 
 KERNELS = st.sampled_from([1, 3, 5])
-SMALL_SIDES = st.integers(1, convolution.SMALL)
+SMALL_SIDES = st.integers(1, convolution.LARGEST)
 
 
 def gradients(layer, images, gradient):
@@ -55,7 +55,7 @@ def products(layer, side):
 
 @pytest.mark.parametrize(("side", "settings", "expected"), [
     (4, {"padding": 1}, True), (4, {"padding": "same"}, True), (2, {"padding": 1, "bias": False}, True),
-    (convolution.SMALL + 1, {"padding": 1}, False), (4, {"padding": 0}, False),
+    (convolution.LARGEST + 1, {"padding": 1}, False), (4, {"padding": 0}, False),
     (4, {"padding": 1, "stride": 2}, False), (4, {"padding": 1, "kernel_size": 2}, False),
     (4, {"padding": 2, "dilation": 2}, False), (4, {"padding": 1, "groups": 4}, False)])
 def test_only_small_images_and_plain_convolutions_are_products(side, settings, expected):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from topoprune import data as datasets
-from topoprune import store, training
+from topoprune import convolution, store, training
 from topoprune.data import Split
 from topoprune.models import build
 from topoprune.training import Recipe, accuracy, recalibrate, train
@@ -63,6 +63,21 @@ def test_bfloat16_is_for_processors_that_have_it():
         expected = all(able[f"avx512_{part}"] for part in ("bw", "vl", "dq"))
         assert (training.precision("cpu") is torch.bfloat16) == expected
     assert training.precision("cpu") in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("dtype", "tiles", "largest"), [
+    (torch.bfloat16, True, 4), (torch.bfloat16, False, 2), (torch.float32, True, 0)])
+def test_small_images_are_products_where_bfloat16_is(dtype, tiles, largest, monkeypatch):
+    monkeypatch.setattr(training, "precision", lambda device: dtype)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    assert (training.products("cpu"), training.products("cuda")) == (largest, 0)
+    made, convolved = set(), convolution._convolved
+    monkeypatch.setattr(convolution, "_convolved",
+                        lambda input, *rest: made.add(input.shape[-1]) or convolved(input, *rest))
+    with training._autocast(torch.device("cpu")):
+        for side in (1, 2, 4, 8):
+            nn.Conv2d(128, 128, 3, padding=1)(torch.randn(1, 128, side, side))
+    assert made == {side for side in (1, 2, 4, 8) if side <= largest}
 
 
 @PRECISIONS

@@ -229,7 +229,7 @@ def emulated_numbers(measured: dict) -> dict:
     ours = measured["loops"][-1]
     half = next(row for row in measured["precisions"] if row["precision"] == "bfloat16")
     return {"slower": 1 / half["times float32"], "ratio": ours["times plain"], "ours": ours["images/s"],
-            "share": _peak_shares(measured)[-1], "load": measured["machine"]["load before"]}
+            "share": _peak_shares(measured)[-1], "processor": measured["machine"]["processor"]}
 
 
 def search_growth(fitness: dict) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from torchvision import transforms
 
 from topoprune import data as datasets
 from topoprune import measuring, models, pruners, surgery, training
-from topoprune.convolution import MANY, SMALL, SmallAsProducts
+from topoprune.convolution import MANY, SmallAsProducts
 from topoprune.data import Data, Split
 from topoprune.measuring import Rows
 from topoprune.training import Recipe
@@ -323,7 +323,7 @@ def _ours(model: nn.Module, resident: Data, bed: Bed) -> float:
 
 
 def _without_products(resident: Data, bed: Bed) -> float:
-    with mock.patch.object(training, "products", return_value=False):
+    with mock.patch.object(training, "products", return_value=0):
         return _ours(_network(bed), resident, bed)
 
 
@@ -348,7 +348,7 @@ def _last_of_each_size(bed: Bed) -> list[tuple[nn.Module, torch.Size]]:
 def _convolution(bed: Bed, layer: nn.Module, shape: torch.Size) -> dict[str, Any]:
     """Forward and backward, both ways in turns, in the precision of training."""
     images = torch.randn(shape, device=bed.device).to(memory_format=torch.channels_last).requires_grad_()
-    pays = shape[3] <= SMALL and layer.weight.numel() >= MANY
+    pays = shape[3] <= training.products(bed.device) and layer.weight.numel() >= MANY
     ways = {"library": contextlib.nullcontext, "product": partial(SmallAsProducts, shape[3], 0)}
 
     def step(way: Callable) -> float:
@@ -360,7 +360,7 @@ def _convolution(bed: Bed, layer: nn.Module, shape: torch.Size) -> dict[str, Any
     return {"image": f"{shape[2]}x{shape[3]}", "filters": layer.out_channels,
             **{f"{name} (ms)": 1e3 * statistics.median(found[name] for found in rounds) for name in ways},
             "times faster": statistics.median(found["library"] / found["product"] for found in rounds),
-            "chosen": "product" if pays and training.products(bed.device) else "library"}
+            "chosen": "product" if pays else "library"}
 
 
 def _convolve(layer: nn.Module, images: Tensor, way: Callable, bed: Bed) -> None:

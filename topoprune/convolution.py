@@ -1,6 +1,6 @@
-"""Convolutions of small images as products of matrices, for processors with matrix units (AMX).
+"""Convolutions of small images as products of matrices, for processors that compute in bfloat16.
 
-oneDNN feeds those units one row of an image at a time. A row of four pixels leaves most of a unit idle;
+oneDNN feeds their units one row of an image at a time. A row of two pixels leaves most of a unit idle;
 the matrix that holds every pixel's neighbourhood fills it (im2col; Chellapilla et al., "High performance
 convolutional neural networks for document processing", 2006). `bench_training` measures both.
 """
@@ -12,14 +12,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-SMALL, MANY = 4, 100_000
-"""A product is what has rows of at most so many pixels and at least so many weights: at 8 pixels, or
-with about 100 filters before and after, oneDNN is as fast."""
+LARGEST, MANY = 4, 100_000
+"""A product is what has rows of at most so many pixels (`small`) and at least so many weights: at 8
+pixels, or with about 100 filters before and after, oneDNN is as fast."""
 
 
-def has_matrix_units() -> bool:
-    """Whether this processor multiplies tiles of bfloat16 (Intel's AMX)."""
-    return torch.cpu._is_amx_tile_supported()
+def small() -> int:
+    """Columns of the largest image whose convolution is faster as a product on this processor.
+
+    Units that multiply whole tiles (Intel's AMX) lose more on a short row than those of AVX-512.
+    """
+    return LARGEST if torch.cpu._is_amx_tile_supported() else 2
 
 
 class SmallAsProducts(TorchFunctionMode):
@@ -33,7 +36,7 @@ class SmallAsProducts(TorchFunctionMode):
         weights: that a convolution has at least.
     """
 
-    def __init__(self, columns: int = SMALL, weights: int = MANY):
+    def __init__(self, columns: int = LARGEST, weights: int = MANY):
         super().__init__()
         self.columns, self.weights = columns, weights
 

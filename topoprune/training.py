@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from topoprune import store
-from topoprune.convolution import SmallAsProducts, has_matrix_units
+from topoprune.convolution import SmallAsProducts, small
 from topoprune.data import Data, Split
 
 EVALUATION_BATCH = 1000
@@ -214,9 +214,10 @@ def precision(device: str) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def products(device: str) -> bool:
-    """Whether small images are convolved as products of matrices on a kind of device, see `convolution`."""
-    return device == "cpu" and precision(device) is torch.bfloat16 and has_matrix_units()
+def products(device: str) -> int:
+    """Columns of the largest image that a kind of device convolves as a product of matrices, see
+    `convolution`; 0 where it convolves none so."""
+    return small() if device == "cpu" and precision(device) is torch.bfloat16 else 0
 
 
 def _bfloat16_instructions() -> bool:
@@ -298,9 +299,9 @@ def _batches(split: Split, size: int):
 @contextlib.contextmanager
 def _autocast(device: torch.device) -> Iterator[None]:
     """The precision of `device`, and the way of convolving that suits it."""
-    native = precision(device.type) is torch.bfloat16
+    native, columns = precision(device.type) is torch.bfloat16, products(device.type)
     with (torch.autocast(device.type, dtype=torch.bfloat16, enabled=native),
-          SmallAsProducts() if products(device.type) else contextlib.nullcontext()):
+          SmallAsProducts(columns) if columns else contextlib.nullcontext()):
         yield
 
 
