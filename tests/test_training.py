@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from topoprune import data as datasets
 from topoprune import convolution, store, training
+from topoprune import data as datasets
 from topoprune.data import Split
 from topoprune.models import build
 from topoprune.training import Recipe, accuracy, recalibrate, train
