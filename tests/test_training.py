@@ -1,6 +1,7 @@
 """The loop learns, repeats itself bit for bit, and continues where it stopped."""
 
 import ctypes
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -57,11 +58,22 @@ def test_the_rate_rises_and_falls_to_zero():
     assert shares == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
-def test_bfloat16_is_for_processors_that_have_it():
+@pytest.mark.parametrize(("machine", "avx512_bf16", "one_dnn", "expected"), [
+    ("x86_64", True, True, True), ("AMD64", False, True, False),  # AVX-512 alone: emulated
+    ("x86_64", True, False, False),  # oneDNN was limited to AVX2
+    ("aarch64", False, True, True), ("aarch64", False, False, False)])
+def test_bfloat16_is_for_processors_that_have_it(machine, avx512_bf16, one_dnn, expected, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: one_dnn)
+    assert training._bfloat16_instructions() == expected
+
+
+def test_the_precision_is_that_of_this_processor():
     able = torch.cpu.get_capabilities()
     if able["architecture"] == "x86_64":
-        expected = all(able[f"avx512_{part}"] for part in ("bw", "vl", "dq"))
-        assert (training.precision("cpu") is torch.bfloat16) == expected
+        assert (training.precision("cpu") is torch.bfloat16) == able["avx512_bf16"]
     assert training.precision("cpu") in (torch.float32, torch.bfloat16)
 
 

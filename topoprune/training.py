@@ -9,6 +9,7 @@ seed see the same batches.
 import contextlib
 import ctypes
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -207,7 +208,7 @@ def precision(device: str) -> torch.dtype:
     instructions for that, else float32.
 
     Others emulate bfloat16: a processor with AVX2 alone trains some ten times slower in it than in
-    float32 (`bench_training` measures both).
+    float32, one with AVX-512 alone twice (`bench_training` measures both).
     """
     native = (torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda"
               else _bfloat16_instructions())
@@ -221,7 +222,10 @@ def products(device: str) -> int:
 
 
 def _bfloat16_instructions() -> bool:
-    """Whether oneDNN finds instructions for bfloat16 in this processor, as PyTorch asks it."""
+    """Whether this processor has instructions for bfloat16 and oneDNN uses them."""
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    if x86 and not torch.cpu._is_avx512_bf16_supported():
+        return False  # oneDNN is content with AVX-512 alone, where it emulates them
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
