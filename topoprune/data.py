@@ -70,7 +70,7 @@ class Data:
 
     def normalized(self, images: Tensor) -> Tensor:
         """(b, h, w, 3) uint8 -> (b, 3, h, w) float32 in channels_last layout, zero mean."""
-        mean, std = _on_device(self.mean, images.device), _on_device(self.std, images.device)
+        mean, std = on_device(self.mean, images.device), on_device(self.std, images.device)
         return ((images.float() - mean) / std).permute(0, 3, 1, 2)
 
     def example(self, size: int = CALIBRATION) -> Tensor:
@@ -79,8 +79,11 @@ class Data:
 
 
 @functools.cache
-def _on_device(channels: tuple[float, ...], device: torch.device) -> Tensor:
-    """Once for all batches: copying it would make every one of them wait for the device."""
+def on_device(channels: tuple[float, ...], device: torch.device) -> Tensor:
+    """Channels in [0, 1] as levels in [0, 255].
+
+    Once for all batches: copying them would make every one of them wait for the device.
+    """
     with torch.inference_mode(False):
         return torch.tensor(channels, device=device) * 255
 

@@ -62,6 +62,7 @@ class Profile:
         contrast: the profile, if any, that its book shows beside it: dense networks of SGD alone.
         longer: the same, fine-tuned for so long that networks can recover.
         whole: the same, dense networks that held no training image out.
+        cutout: the same, of those with cutout.
     """
 
     dataset: str
@@ -78,6 +79,7 @@ class Profile:
     contrast: str = ""
     longer: str = ""
     whole: str = ""
+    cutout: str = ""
 
 
 _QUICK = Profile(
@@ -96,7 +98,9 @@ _STUDY = Profile(
     first=(0.5, 0.8, 0.9), dense=Recipe(epochs=20, batch=512, peak_rate=0.3, muon_rate=0.1),
     recovery=Recipe(epochs=5, peak_rate=0.05, muon_rate=0.05),
     layer="features.24", search={"population": 64, "generations": 60}, ablation="ablation",
-    contrast="study-sgd", longer="recovery", whole="study-whole")
+    contrast="study-sgd", longer="recovery", whole="study-whole",
+    cutout="study-cutout")
+_WHOLE = replace(_STUDY, dataset="cifar10-whole", methods=(), whole="", cutout="")
 _RECOVERY = replace(_PILOT, ratios=(0.3,), recovery=replace(_PILOT.recovery, epochs=20),
                     methods=("random", "l1", "l2", "fpgm", "topological"))
 PROFILES = {
@@ -108,8 +112,9 @@ PROFILES = {
     "pilot-ablation": replace(_PILOT, ratios=(0.5,), methods=ABLATIONS),
     "pilot-recovery": _RECOVERY,
     "study": _STUDY,
-    "study-whole": replace(_STUDY, dataset="cifar10-whole", methods=(), whole=""),
-    "study-sgd": replace(_STUDY, seeds=(0,), ratios=(0.9,), first=(), contrast="", whole="",
+    "study-whole": _WHOLE,
+    "study-cutout": replace(_WHOLE, dense=replace(_WHOLE.dense, cutout=10)),
+    "study-sgd": replace(_STUDY, seeds=(0,), ratios=(0.9,), first=(), contrast="", whole="", cutout="",
                          dense=Recipe(epochs=20, peak_rate=0.4)),
     "ablation": replace(_PILOT, seeds=(0, 1, 2, 3, 4), ratios=(0.5,), methods=ABLATIONS),
     "recovery": replace(_RECOVERY, seeds=(0, 1, 2)),
@@ -162,7 +167,7 @@ def beside(name: str, which: str, seeds: Iterable[int] | None = None, device: st
     """The records of a profile that a book shows beside its own; none where it has no such profile.
 
     Args:
-        which: "ablation", "contrast", "longer" or "whole", as of `Profile`.
+        which: "ablation", "contrast", "longer", "whole" or "cutout", as of `Profile`.
     """
     if not (other := getattr(profile(name), which)):
         return []

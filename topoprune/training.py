@@ -28,9 +28,11 @@ from tqdm import tqdm
 
 from topoprune import store
 from topoprune.convolution import SmallAsProducts, small
-from topoprune.data import Data, Split
+from topoprune.data import Data, Split, on_device
 
 EVALUATION_BATCH = 1000
+SIDE = 32
+"""Pixels of an image, either way."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Recipe:
         muon_decay: decoupled weight decay of Muon.
         label_smoothing: mass spread over all classes (Szegedy et al., 2016).
         shift: pixels that an image is shifted by at most, edges mirrored.
+        cutout: side in pixels of a square that is painted over in every image, at a random place inside
+            it, with the mean colour of the training images (DeVries & Taylor, "Cutout", 2017).
     """
 
     epochs: int
@@ -61,6 +65,7 @@ class Recipe:
     shift: int = 4
     muon_rate: float = 0.0
     muon_decay: float = 0.05
+    cutout: int = 0
 
     def __post_init__(self):
         if self.epochs < 0 or self.batch < 1:
@@ -69,6 +74,9 @@ class Recipe:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must lie in [0, 1), got {self.warmup}: it is a share of all "
                              "steps")
+        if not 0 <= self.cutout < SIDE:
+            raise ValueError(f"cutout must lie in [0, {SIDE}), got {self.cutout}: it is a side in pixels "
+                             "of a part of the image")
 
     def cycle(self, progress: float) -> float:
         """Share of its peak that a learning rate has after the share `progress` of all steps."""
@@ -267,15 +275,19 @@ def _mirrored(data: Data, seed: int, epoch: int) -> Bool[Tensor, " n"]:
 
 def _augmented(data: Data, recipe: Recipe, random: torch.Generator,
                mirrored: Bool[Tensor, " n"]) -> Iterator:
-    """Shuffled batches of shifted and mirrored images, cut on the device."""
+    """Shuffled batches of shifted and mirrored images, a square of each cut out, on the device."""
     device = data.train.labels.device
     n = len(data.train) // recipe.batch * recipe.batch
     order = torch.randperm(len(data.train), generator=random)[:n].to(device)
     shifts = torch.randint(0, 2 * recipe.shift + 1, (n, 2), generator=random).to(device)
+    if recipe.cutout:  # drawn last: without it the numbers are those of older records
+        corners = torch.randint(0, SIDE - recipe.cutout + 1, (n, 2), generator=random).to(device)
     padded = _padded(data.train.images, recipe.shift)
     for part in range(0, n, recipe.batch):
         rows = slice(part, part + recipe.batch)
         images = _crop(padded, order[rows], shifts[rows], mirrored[order[rows]])
+        if recipe.cutout:
+            images = _painted(images, corners[rows], recipe.cutout, data.mean)
         yield images, data.train.labels[order[rows]]
 
 
@@ -290,10 +302,19 @@ def _padded(images: UInt8[Tensor, "n h w c"], shift: int) -> UInt8[Tensor, "n H 
 def _crop(padded: UInt8[Tensor, "n H W c"], chosen: Int64[Tensor, " b"],
           shifts: Int64[Tensor, "b 2"], mirrored) -> UInt8[Tensor, "b h w c"]:
     """Each chosen image at its own shift, some mirrored, in one gather."""
-    side = torch.arange(32, device=padded.device)
-    columns = torch.where(mirrored[:, None], 31 - side, side) + shifts[:, 1:]
+    side = torch.arange(SIDE, device=padded.device)
+    columns = torch.where(mirrored[:, None], SIDE - 1 - side, side) + shifts[:, 1:]
     rows = side + shifts[:, :1]
     return padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _painted(images: UInt8[Tensor, "b h w c"], corners: Int64[Tensor, "b 2"], size: int,
+             colour: tuple[float, ...]) -> UInt8[Tensor, "b h w c"]:
+    """A square of each image, from its upper left corner on, in one colour (channels in [0, 1])."""
+    away = torch.arange(SIDE, device=images.device) - corners[:, :, None]
+    rows, columns = ((away >= 0) & (away < size)).unbind(1)
+    paint = (on_device(colour, images.device) + 0.5).to(torch.uint8)
+    return torch.where((rows[:, :, None] & columns[:, None, :])[..., None], paint, images)
 
 
 def _batches(split: Split, size: int):

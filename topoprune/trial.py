@@ -158,7 +158,7 @@ class Record:
         return made
 
 
-_YOUNGER = {"muon_rate": 0.0, "muon_decay": 0.05}
+_YOUNGER = {"muon_rate": 0.0, "muon_decay": 0.05, "cutout": 0}
 """Settings that the first records did not know, with the values that leave those as they were."""
 
 
