@@ -164,7 +164,7 @@ def test_every_record_is_forced_once():
     forced_call = re.compile(r"study\.(?:records|beside)\(((?:(?!study\.(?:records|beside)).)+), force\)")
     calls = [call for path in forcing for call in forced_call.findall((build.ROOT / path).read_text())]
     beside = {which: [*study.dense_specs(name), *study.trial_specs(name)] if name else []
-              for which in ("ablation", "contrast", "longer", "whole")
+              for which in ("ablation", "contrast", "longer", "whole", "cutout")
               for name in [getattr(study.profile("quick"), which)]}
     own = {"profile, study.dense": study.dense_specs("quick"), "portrait": [study.portrait_spec("quick")],
            "[\\\"topological": study.trial_specs("quick", None, ["topological"]),

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from topoprune import convolution, store, training
@@ -42,7 +44,7 @@ def outcome(history):
 
 RECIPE = Recipe(epochs=3, batch=64, peak_rate=0.05)
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-RECIPES = pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, muon_rate=0.05)])
+RECIPES = pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, muon_rate=0.05, cutout=8)])
 
 
 def test_the_digits_are_learned():
@@ -228,6 +230,42 @@ def test_an_augmented_image_is_a_shifted_and_mirrored_one(data):
     assert torch.equal(out[0], images[0])
     assert torch.equal(out[1, :31, 1:], images[1, 1:, :31])
     assert torch.equal(out[2], images[1].flip(1))
+
+
+@given(size=st.integers(1, 31), share=st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_cutout_paints_one_square_of_each_image(size, share):
+    corners = [[round(share[i] * (32 - size)), round(share[i + 1] * (32 - size))] for i in (0, 2)]
+    images = torch.full((2, 32, 32, 3), 7, dtype=torch.uint8)
+    expected = images.clone()
+    for image, (row, column) in zip(expected, corners, strict=True):
+        image[row:row + size, column:column + size] = torch.tensor([128, 0, 255], dtype=torch.uint8)
+    out = training._painted(images, torch.tensor(corners), size, (0.5, 0.0, 1.0))
+    assert torch.equal(out, expected)
+
+
+def test_cutout_leaves_order_and_augmentation_as_they_are(data):
+    plain, cut = (list(training._augmented(data, replace(RECIPE, cutout=size),
+                                           torch.Generator().manual_seed(3),
+                                           torch.zeros(len(data.train), dtype=torch.bool)))
+                  for size in (0, 8))
+    assert len(plain) == len(cut) == 4
+    level = torch.tensor(data.mean).mul(255).round().to(torch.uint8)
+    places = set()
+    for (images, labels), (painted, same_labels) in zip(plain, cut, strict=True):
+        assert torch.equal(labels, same_labels)
+        changed = (images != painted).any(-1)
+        assert torch.equal(painted[changed], level.expand(int(changed.sum()), 3))
+        for image in changed:
+            rows, columns = image.nonzero().unbind(1)
+            assert max(rows.max() - rows.min(), columns.max() - columns.min()) < 8
+            places.add((int(rows.min()), int(columns.min())))
+    assert len(places) > 100  # of 256 images, each at a place of its own
+
+
+@pytest.mark.parametrize("size", [-1, 32])
+def test_a_cutout_of_the_whole_image_is_refused(size):
+    with pytest.raises(ValueError, match=r"cutout must lie in \[0, 32\)"):
+        Recipe(epochs=1, cutout=size)
 
 
 def test_recalibration_is_the_statistics_of_the_training_images(data):

@@ -495,23 +495,31 @@ def test_a_contrast_is_run_and_put_beside(made, monkeypatch):
     assert set(table["SGD: networks"]) == {1}
 
 
-def test_dense_networks_of_the_whole_data_stand_beside(made, monkeypatch):
-    assert study.beside("tiny", "whole") == [] and tables.mean_accuracy([]) == "not part of this profile"
-    longer = dataclasses.replace(TINY.dense, epochs=TINY.dense.epochs + 1)
-    monkeypatch.setitem(study.PROFILES, "tiny-whole",
+def test_dense_networks_with_cutout_are_of_the_same_data_and_recipe():
+    (whole,), (cut,) = (study.dense_specs(name, [0]) for name in ("study-whole", "study-cutout"))
+    assert cut.recipe.cutout and dataclasses.replace(
+        cut, recipe=dataclasses.replace(cut.recipe, cutout=0)) == whole
+
+
+@pytest.mark.parametrize("which", ["whole", "cutout"])
+def test_dense_networks_of_another_profile_stand_beside(which, made, monkeypatch):
+    assert study.beside("tiny", which) == [] and tables.mean_accuracy([]) == "not part of this profile"
+    longer = dataclasses.replace(TINY.dense, epochs=TINY.dense.epochs + 1, cutout=4)
+    monkeypatch.setitem(study.PROFILES, "tiny-other",
                         dataclasses.replace(TINY, seeds=(0,), methods=(), dense=longer))
-    monkeypatch.setitem(study.PROFILES, "tiny", dataclasses.replace(TINY, whole="tiny-whole"))
-    (record,) = study.beside("tiny", "whole")
-    assert record.spec == study.dense_specs("tiny-whole")[0]
+    monkeypatch.setitem(study.PROFILES, "tiny", dataclasses.replace(TINY, **{which: "tiny-other"}))
+    (record,) = study.beside("tiny", which)
+    assert record.spec == study.dense_specs("tiny-other")[0]
     assert tables.mean_accuracy([record]).startswith(f"{100 * record.result['test']:.2f} % on the test")
     table = tables.dense_table([*made[1], record])
     assert list(table["epochs"]) == [*[TINY.dense.epochs] * (len(table) - 1), longer.epochs]
+    assert list(table["cutout"]) == [*[0] * (len(table) - 1), 4]
 
 
 def test_younger_settings_leave_old_keys_alone(made):
     dense = made[1][0].spec
     known = set(trial.plain(dense)["recipe"])
-    assert not known & {"muon_rate", "muon_decay"}
+    assert not known & {"muon_rate", "muon_decay", "cutout"}
     with_muon = dataclasses.replace(dense, recipe=dataclasses.replace(dense.recipe, muon_rate=0.05))
     assert set(trial.plain(with_muon)["recipe"]) == known | {"muon_rate"}
     assert spec_key(with_muon) != spec_key(dense)

@@ -121,6 +121,7 @@ def dense_table(records: Sequence[Record]) -> pd.DataFrame:
     """The dense networks: one row a seed."""
     return pd.DataFrame([{
         "data set": record.spec.dataset, "seed": record.spec.seed, "epochs": record.spec.recipe.epochs,
+        "cutout": record.spec.recipe.cutout,
         "test accuracy (%)": 100 * record.result["test"],
         "validation accuracy (%)": 100 * record.result["validation"],
         "parameters (M)": record.result["cost"]["parameters"] / 1e6,
