@@ -510,7 +510,9 @@ def test_dense_networks_of_another_profile_stand_beside(which, made, monkeypatch
     monkeypatch.setitem(study.PROFILES, "tiny", dataclasses.replace(TINY, **{which: "tiny-other"}))
     (record,) = study.beside("tiny", which)
     assert record.spec == study.dense_specs("tiny-other")[0]
-    assert tables.mean_accuracy([record]).startswith(f"{100 * record.result['test']:.2f} % on the test")
+    said = f"{100 * record.result['test']:.2f} % on the test images"
+    assert tables.mean_accuracy([record]) == f"{said} (one network)"
+    assert tables.mean_accuracy([record, record]) == f"{said} (mean of 2 networks)"
     table = tables.dense_table([*made[1], record])
     assert list(table["epochs"]) == [*[TINY.dense.epochs] * (len(table) - 1), longer.epochs]
     assert list(table["cutout"]) == [*[0] * (len(table) - 1), 4]

@@ -135,7 +135,8 @@ def mean_accuracy(records: Sequence[Record]) -> str:
     table = dense_table(records)
     if table.empty:
         return "not part of this profile"
-    return f"{table['test accuracy (%)'].mean():.2f} % on the test images (mean of {len(table)} networks)"
+    counted = "one network" if len(table) == 1 else f"mean of {len(table)} networks"
+    return f"{table['test accuracy (%)'].mean():.2f} % on the test images ({counted})"
 
 
 def recipe_table(profile: Profile) -> pd.DataFrame:
