@@ -98,8 +98,7 @@ _STUDY = Profile(
     first=(0.5, 0.8, 0.9), dense=Recipe(epochs=20, batch=512, peak_rate=0.3, muon_rate=0.1),
     recovery=Recipe(epochs=5, peak_rate=0.05, muon_rate=0.05),
     layer="features.24", search={"population": 64, "generations": 60}, ablation="ablation",
-    contrast="study-sgd", longer="recovery", whole="study-whole",
-    cutout="study-cutout")
+    contrast="study-sgd", longer="recovery", whole="study-whole", cutout="study-cutout")
 _WHOLE = replace(_STUDY, dataset="cifar10-whole", methods=(), whole="", cutout="")
 _RECOVERY = replace(_PILOT, ratios=(0.3,), recovery=replace(_PILOT.recovery, epochs=20),
                     methods=("random", "l1", "l2", "fpgm", "topological"))
