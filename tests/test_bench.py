@@ -125,7 +125,8 @@ def test_the_page_can_be_made(measured, written):
         assert figure(measured).axes
     prose = "\n".join(cell.source for cell in PAGE.cells if cell.cell_type == "markdown")
     for part, numbers in (("engine", bench_tables.engine_numbers(measured)),
-                          ("emulated", bench_tables.emulated_numbers(measured))):
+                          ("emulated", bench_tables.processor_numbers(measured)),
+                          ("tiles", bench_tables.processor_numbers(measured))):
         quoted = re.findall(rf"{{glue:text}}`{part}_(\w+)(?::([^`]*))?`", prose)
         assert quoted
         for name, format in quoted:

@@ -14,6 +14,8 @@ TRAINING = BENCHMARK.with_name("bench-training.json")
 """The committed run of `python -m topoprune.bench_training`; `benchmark(TRAINING)` reads it."""
 EMULATED = BENCHMARK.with_name("bench-training-avx2.json")
 """Some of its sections with the processor limited to AVX2, where bfloat16 is emulated."""
+TILES = BENCHMARK.with_name("bench-training-amx.json")
+"""Some of its sections on a processor with AMX, which multiplies tiles of bfloat16."""
 
 
 def benchmark(path: Path = BENCHMARK) -> dict:
@@ -224,11 +226,12 @@ def engine_processes(measured: dict) -> pd.DataFrame:
     return table.assign(**{"images/s": table["images/s"].map("{:,.0f}".format)})
 
 
-def emulated_numbers(measured: dict) -> dict:
-    """What the prose quotes of a processor that only emulates bfloat16."""
-    ours = measured["loops"][-1]
+def processor_numbers(measured: dict) -> dict:
+    """What the prose quotes of a processor, of which some sections were measured."""
+    ours, plain = measured["loops"][-1], measured["loops"][0]
     half = next(row for row in measured["precisions"] if row["precision"] == "bfloat16")
-    return {"slower": 1 / half["times float32"], "ratio": ours["times plain"], "ours": ours["images/s"],
+    return {"faster": half["times float32"], "slower": 1 / half["times float32"],
+            "ratio": ours["times plain"], "ours": ours["images/s"], "plain": plain["images/s"],
             "share": _peak_shares(measured)[-1], "processor": measured["machine"]["processor"]}
 
 

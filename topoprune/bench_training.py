@@ -156,14 +156,14 @@ def describe(bed: Bed, quick: bool) -> dict[str, Any]:
 
 
 def peaks(bed: Bed) -> Rows:
-    """The peak: the rate of a large matrix product, the best of several, in the precisions that are used."""
+    """The peak: the rate of a large matrix product, the best of many, in the precisions that are used."""
     rows = []
     size = 8192 if bed.device == "cuda" else 2048
     usual = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")  # on CUDA TF32, which float32 convolutions use by default
     for precision in dict.fromkeys((torch.float32, training.precision(bed.device))):
         a, b = (torch.randn(size, size, device=bed.device).to(precision) for _ in range(2))
-        best = min(_seconds(lambda: a @ b, bed.device) for _ in range(3 + 4 * bed.rounds))  # noqa: B023
+        best = min(_seconds(lambda: a @ b, bed.device) for _ in range(30 * bed.rounds))  # noqa: B023
         rows.append({"precision": _name(precision), "size": size,
                      "TFLOP/s": 2 * size**3 / best / 1e12})
     torch.set_float32_matmul_precision(usual)
