@@ -11,7 +11,7 @@ install_import_hook("topoprune", "beartype.beartype")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from topoprune import study  # noqa: E402
+from topoprune import study, trial  # noqa: E402
 from topoprune.training import Recipe  # noqa: E402
 
 torch.set_num_threads(2)  # the same sums on every machine
@@ -25,6 +25,7 @@ def own_folders(tmp_path_factory):
         patch.setenv("TOPOPRUNE_RESULTS", str(tmp_path_factory.mktemp("results")))
         patch.delenv("TOPOPRUNE_NO_RUN", raising=False)
         patch.setenv("TOPOPRUNE_DETERMINISTIC", "1")  # where there is a CUDA device
+        patch.setattr(trial, "default_device", lambda: "cpu")  # there too, where a test names no other
         yield
 
 

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -42,6 +43,7 @@ def outcome(history):
     return [(e.epoch, e.loss, e.validation, e.test) for e in history]
 
 
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 RECIPE = Recipe(epochs=3, batch=64, peak_rate=0.05)
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 RECIPES = pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, muon_rate=0.05, cutout=8)])
@@ -184,6 +186,44 @@ def test_an_interrupted_run_continues_bit_for_bit(data, recipe, tmp_path, monkey
     assert outcome(train(continued, data, recipe, 5, file, "run")) == expected
     assert len(calls) == 4  # two finished epochs were not repeated
     assert same(whole, continued)
+
+
+def test_the_graph_of_a_step_is_left_to_cuda(data):
+    """Elsewhere a step is what it was: a call."""
+    assert isinstance(training._gradients_of(network(), data, RECIPE), partial)
+
+
+@CUDA
+@RECIPES
+def test_on_cuda_a_captured_step_trains_the_network_of_single_launches(data, recipe, monkeypatch):
+    captured, launched = network().cuda(), network().cuda()
+    with training.repeatable():
+        expected = outcome(train(captured, data.to("cuda"), recipe, 5))
+        monkeypatch.setattr(training, "_captured", lambda step, *_: step)
+        assert outcome(train(launched, data.to("cuda"), recipe, 5)) == expected
+    assert same(captured, launched)
+    assert all(parameter.grad is None for parameter in captured.parameters())  # its memory is free again
+
+
+class Waiting(nn.Module):
+    """A network that asks the device for a number in every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, images):
+        return self.inner(images) * float(images.mean() < 1e9)
+
+
+@CUDA
+def test_on_cuda_what_cannot_be_captured_is_trained_all_the_same(data):
+    waiting, usual = Waiting().cuda(), network().cuda()
+    with training.repeatable():
+        with pytest.warns(UserWarning, match="without a CUDA graph"):
+            found = outcome(train(waiting, data.to("cuda"), RECIPE, 5))
+        assert found == outcome(train(usual, data.to("cuda"), RECIPE, 5))
+    assert same(waiting.inner, usual)
 
 
 def test_a_finished_run_is_not_repeated(data, tmp_path, monkeypatch):

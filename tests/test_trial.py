@@ -33,7 +33,7 @@ def made(tmp_path_factory):
         patch.setitem(study.PROFILES, "tiny", TINY)
         patch.setenv("TOPOPRUNE_CACHE", str(folder / "cache"))
         patch.setenv("TOPOPRUNE_RESULTS", str(folder))
-        yield folder, by_kind(study.records("tiny"))
+        yield folder, by_kind(study.records("tiny", device="cpu"))
 
 
 def by_kind(records: list[Record]) -> list[Record]:

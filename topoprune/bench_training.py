@@ -42,8 +42,8 @@ PACKAGES = ["torch", "torchvision", "torch-pruning", "numpy"]
 GOALS = {"cpu": 2.5, "cuda": 5.0}
 """How many times the plain loop's images a second are wanted; shown beside what is measured."""
 PRECISIONS = (torch.float32, torch.bfloat16)
-LOADERS = 2
-"""Worker processes of the plain loop's DataLoader."""
+LOADERS, MORE_LOADERS = 2, 8
+"""Worker processes of the plain loop's DataLoader; more of them where a CUDA device waits for images."""
 FAMILIES = {  # of an operation, or else of what called it; the first that matches
     "optimiser": r"Optimizer\.",
     "data and augmentation": r"^data$|^aten::(index|reflection_pad2d|rand)",
@@ -123,8 +123,8 @@ def prepare(device: str, quick: bool = False, compiled: bool = False) -> Bed:
                    search={"population": 8, "generations": 3}, compiled=compiled)
     there = (datasets.folder() / "cifar-10-batches-py").exists()
     data = datasets.load("cifar10") if there else synthetic(45_000)
-    if device == "cuda":  # an epoch of the whole split takes seconds there
-        return Bed(data, device, images=len(data.train) // 256 * 256, compiled=True)
+    if device == "cuda":
+        return Bed(data, device, images=20_480, compiled=True)
     return Bed(data, device, compiled=compiled)
 
 
@@ -205,12 +205,12 @@ def _name(precision: torch.dtype) -> str:
 def loops(bed: Bed) -> Rows:
     """Training, images a second: the loop that one would otherwise write, in steps to ours."""
     training.keep_memory()  # of this process; the usual ways have one without
-    ours = _ways(bed)
+    ours, steps = _ways(bed), _usual(bed)
+    exact = {way for way, options in steps.items() if not options.get("half")}
     with _fresh(1) as pool:
-        usual = {way: partial(_elsewhere, pool, bed, options) for way, options in _usual(bed).items()}
+        usual = {way: partial(_elsewhere, pool, bed, options) for way, options in steps.items()}
         ways = {**usual, **ours}
-        for train in ways.values():
-            train()  # warms up, compiles
+        first = {way: _seconds(train, bed.device) for way, train in ways.items()}  # warms up, compiles
         rounds = [{way: train() for way, train in ways.items()} for _ in range(bed.rounds)]
     plain = next(iter(ways))
     flops = 6 * _multiply_adds(_network(bed))  # forward, and twice as much backward
@@ -218,10 +218,10 @@ def loops(bed: Bed) -> Rows:
     for way in ways:
         rates = [1 / found[way] for found in rounds]
         rows.append({"way": way, "images/s": statistics.median(rates),
-                     "lowest": min(rates), "highest": max(rates),
+                     "lowest": min(rates), "highest": max(rates), "first call (s)": first[way],
                      "times plain": statistics.median(found[plain] / found[way] for found in rounds),
                      "TFLOP/s": statistics.median(rates) * flops / 1e12,
-                     "precision": _name(torch.float32 if way == plain else training.precision(bed.device))})
+                     "precision": _name(torch.float32 if way in exact else training.precision(bed.device))})
     return rows
 
 
@@ -242,30 +242,38 @@ def batches(bed: Bed) -> Rows:
     return rows
 
 
-def _usual(bed: Bed) -> dict[str, dict[str, bool]]:
+def _usual(bed: Bed) -> dict[str, dict[str, int]]:
     """The loop that one would otherwise write, and the steps from there that it can take itself."""
-    half = _half(bed)
-    steps = {"DataLoader, float32": {}, "+ bfloat16": {"half": True},
-             "+ channels last": {"half": half, "last": True}}
-    return steps if half else {way: steps[way] for way in steps if way != "+ bfloat16"}
+    steps = {f"+ {MORE_LOADERS} loader processes": {"loaders": MORE_LOADERS}} if bed.device == "cuda" else {}
+    steps |= {"+ bfloat16": {"half": True}} if _half(bed) else {}
+    ways, options = {"DataLoader, float32": {}}, {}
+    for way, option in {**steps, "+ channels last": {"last": True}}.items():
+        options = {**options, **option}
+        ways[way] = options
+    return ways
 
 
 def _half(bed: Bed) -> bool:
     return training.precision(bed.device) is torch.bfloat16
 
 
-def _elsewhere(pool: ProcessPoolExecutor, bed: Bed, options: dict[str, bool]) -> float:
+def _elsewhere(pool: ProcessPoolExecutor, bed: Bed, options: dict[str, int]) -> float:
     return pool.submit(_plain, bed, **options).result()
 
 
 def _ways(bed: Bed) -> dict[str, Callable[[], float]]:
     """Way -> a call that trains in this process for a while and returns the seconds an image."""
     resident = _cut(bed)
-    ways = {"+ memory kept": lambda: _plain(bed, half=_half(bed), last=True)}
+    ways = {}
+    if bed.device == "cpu":
+        ways["+ memory kept"] = lambda: _plain(bed, half=_half(bed), last=True)
     last = "resident data"
     if training.products(bed.device):
         ways["+ resident data"] = lambda: _without_products(resident, bed)
         last = "small convolutions as products"
+    if bed.device == "cuda":
+        ways["+ resident data"] = lambda: _launched(lambda: _ours(_network(bed), resident, bed))
+        last = "CUDA graph"
     ways[f"+ {last} (ours)"] = lambda: _ours(_network(bed), resident, bed)
     if bed.compiled:
         network = torch.compile(_network(bed))
@@ -289,7 +297,7 @@ class Images(Dataset):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def _plain(bed: Bed, half: bool = False, last: bool = False) -> float:
+def _plain(bed: Bed, half: bool = False, last: bool = False, loaders: int = LOADERS) -> float:
     """Seconds an image of the loop that one would otherwise write.
 
     The first step is left out: by its end the loader's processes have started and are ahead, as
@@ -299,7 +307,7 @@ def _plain(bed: Bed, half: bool = False, last: bool = False) -> float:
     model = _network(bed).to(**layout).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     usual = multiprocessing.get_all_start_methods()[0]  # which a process of `_fresh` has forgotten
-    loader = DataLoader(Images(bed.data), bed.batch, shuffle=True, num_workers=LOADERS, drop_last=True,
+    loader = DataLoader(Images(bed.data), bed.batch, shuffle=True, num_workers=loaders, drop_last=True,
                         pin_memory=bed.device == "cuda", multiprocessing_context=usual)
     steps = min(len(loader) - 1, bed.images // bed.batch)
     for step, (images, labels) in enumerate(islice(loader, 1 + steps)):
@@ -325,6 +333,15 @@ def _ours(model: nn.Module, resident: Data, bed: Bed) -> float:
 def _without_products(resident: Data, bed: Bed) -> float:
     with mock.patch.object(training, "products", return_value=0):
         return _ours(_network(bed), resident, bed)
+
+
+def _launched(call: Callable[[], Any]) -> Any:
+    """What `call` returns, where training launches each operation by itself and captures no graph."""
+    def one_by_one(model: nn.Module, data: Data, recipe: Recipe) -> training.Gradients:
+        return partial(training._gradients, model, data, recipe)
+
+    with mock.patch.object(training, "_gradients_of", one_by_one):
+        return call()
 
 
 def convolutions(bed: Bed) -> Rows:
@@ -371,13 +388,14 @@ def _convolve(layer: nn.Module, images: Tensor, way: Callable, bed: Bed) -> None
 
 
 def operations(bed: Bed) -> Rows:
-    """What bounds a step of ours: its time by family of operations."""
+    """What bounds a step of ours: its time by family of operations (on CUDA launched one by one)."""
+    bed = replace(bed, images=min(bed.images, 16 * bed.batch))  # a profile is thousands of events a step
     model, resident = _network(bed), _cut(bed)
     marked = _Marked(**vars(resident))
-    training.train(model, marked, bed.recipe)
+    _launched(lambda: training.train(model, marked, bed.recipe))
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bed.device == "cuda" else [])]
     with profile(activities=activities, acc_events=True) as profiled:  # keeps what it has recorded
-        (epoch,) = training.train(model, marked, bed.recipe)
+        (epoch,) = _launched(lambda: training.train(model, marked, bed.recipe))
     spent = _by_family(profiled.events(), bed.device)
     spent["between operations"] = max(0.0, epoch.seconds - sum(spent.values()))
     total, steps = sum(spent.values()), bed.images // bed.batch

@@ -8,13 +8,15 @@ seed see the same batches.
 
 import contextlib
 import ctypes
+import gc
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from math import cos, isfinite, pi
 from pathlib import Path
 
@@ -137,15 +139,17 @@ def train(model: nn.Module, data: Data, recipe: Recipe, seed: int = 0,
     optimizers = _optimizers(model, recipe)
     identity = f"{identity} {asdict(recipe)} seed {seed}"
     history = _restore(model, optimizers, checkpoint, identity)
+    gradients = _gradients_of(model, data, recipe) if len(history) < recipe.epochs else None
     for epoch in tqdm(range(len(history), recipe.epochs), initial=len(history),
                       total=recipe.epochs, desc="train", unit="epoch", leave=False, disable=None):
         started = time.perf_counter()
-        loss = _epoch(model, optimizers, data, recipe, seed, epoch)
+        loss = _epoch(gradients, model, optimizers, data, recipe, seed, epoch)
         seconds = time.perf_counter() - started
         history.append(Epoch(epoch + 1, seconds, loss, accuracy(model, data, data.validation),
                              accuracy(model, data, data.test)))
         if checkpoint is not None:
             _save(model, optimizers, checkpoint, history, {"identity": identity, "source": source})
+    model.zero_grad()
     return history
 
 
@@ -237,7 +241,71 @@ def _bfloat16_instructions() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def _epoch(model, optimizers, data: Data, recipe: Recipe, seed: int, epoch: int) -> float | None:
+Gradients = Callable[[Tensor, Tensor], Tensor]
+"""(images, labels) -> the loss, after the gradients of the weights."""
+
+
+def _gradients_of(model: nn.Module, data: Data, recipe: Recipe) -> Gradients:
+    """The gradients of a batch; on CUDA as one graph, replayed with every batch.
+
+    A step is some hundred short kernels: launching them one by one takes longer than running them.
+    """
+    step = partial(_gradients, model, data, recipe)
+    if data.train.labels.device.type != "cuda":
+        return step
+    try:
+        return _captured(step, model, data, recipe)
+    except RuntimeError as error:  # what waits for the device, or copies to it, in no graph
+        torch.cuda.synchronize()
+        warnings.warn(f"the network is trained without a CUDA graph, which is slower: {error}", stacklevel=3)
+        return step
+
+
+def _gradients(model: nn.Module, data: Data, recipe: Recipe, images: Tensor, labels: Tensor) -> Tensor:
+    with _autocast(labels.device):
+        logits = model(data.normalized(images))
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return loss.detach()
+
+
+def _captured(step: Gradients, model: nn.Module, data: Data, recipe: Recipe) -> Gradients:
+    """`step` as a CUDA graph, which leaves what it computes where it was while it was captured.
+
+    The steps that warm it up change the running statistics alone, which are put back.
+    """
+    images, labels = data.train.images[:recipe.batch].clone(), data.train.labels[:recipe.batch].clone()
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    model.train()
+    gc.collect()  # what looked at the network, torch-pruning say, tied its gradients to another stream
+    beside = torch.cuda.Stream()  # where PyTorch wants the warming up
+    beside.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(beside):
+            for _ in range(3):
+                step(images, labels)
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        model.zero_grad(set_to_none=True)  # so that the graph has gradients of its own
+        with torch.cuda.graph(graph):
+            loss = step(images, labels)
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+    def replayed(batch: Tensor, answers: Tensor) -> Tensor:
+        images.copy_(batch)
+        labels.copy_(answers)
+        graph.replay()
+        return loss
+
+    return replayed
+
+
+def _epoch(gradients: Gradients, model, optimizers, data: Data, recipe: Recipe, seed: int,
+           epoch: int) -> float | None:
     """One pass over the training split; the mean loss, None if it is not finite."""
     device = data.train.labels.device
     # Drawn on the CPU: the same numbers on every device.
@@ -250,16 +318,11 @@ def _epoch(model, optimizers, data: Data, recipe: Recipe, seed: int, epoch: int)
         mirrored = _mirrored(data, seed, epoch).to(device)
         for step, (images, labels) in enumerate(_augmented(data, recipe, random, mirrored)):
             share = recipe.cycle((epoch * steps + step) / (recipe.epochs * steps))
-            with _autocast(device):
-                logits = model(data.normalized(images))
-                loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-            model.zero_grad(set_to_none=True)
-            loss.backward()
+            total += gradients(images, labels)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * group["peak"]
                 optimizer.step()
-            total += loss.detach()
     mean = total.item() / steps
     return mean if isfinite(mean) else None
 
