@@ -120,13 +120,16 @@ def test_the_page_can_be_made(measured, written):
             bench_tables.engine_growth(measured), bench_tables.engine_processes(measured),
             bench_tables.campaign_table(measured),
             bench_tables.search_growth(bench_tables.benchmark())]
+    on_cuda = bench_tables.benchmark(bench_tables.GRAPHICS)  # whose ways no CPU has
+    made += [bench_tables.engine_loops(on_cuda), bench_tables.engine_removal(on_cuda)]
     assert all(isinstance(table, pd.DataFrame) and len(table) for table in made)
     for figure in (figures.engine_operations, figures.engine_removal, figures.engine_growth):
         assert figure(measured).axes
     prose = "\n".join(cell.source for cell in PAGE.cells if cell.cell_type == "markdown")
     for part, numbers in (("engine", bench_tables.engine_numbers(measured)),
                           ("emulated", bench_tables.processor_numbers(measured)),
-                          ("tiles", bench_tables.processor_numbers(measured))):
+                          ("tiles", bench_tables.processor_numbers(measured)),
+                          ("cuda", bench_tables.cuda_numbers(on_cuda))):
         quoted = re.findall(rf"{{glue:text}}`{part}_(\w+)(?::([^`]*))?`", prose)
         assert quoted
         for name, format in quoted:

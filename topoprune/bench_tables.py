@@ -16,6 +16,8 @@ EMULATED = BENCHMARK.with_name("bench-training-avx2.json")
 """Some of its sections with the processor limited to AVX2, where bfloat16 is emulated."""
 TILES = BENCHMARK.with_name("bench-training-amx.json")
 """Some of its sections on a processor with AMX, which multiplies tiles of bfloat16."""
+GRAPHICS = BENCHMARK.with_name("bench-training-cuda.json")
+"""Some of its sections on a CUDA device."""
 
 
 def benchmark(path: Path = BENCHMARK) -> dict:
@@ -235,6 +237,41 @@ def processor_numbers(measured: dict) -> dict:
     return {"faster": half["times float32"], "slower": 1 / half["times float32"],
             "ratio": ours["times plain"], "ours": ours["images/s"], "plain": plain["images/s"],
             "share": share, "processor": measured["machine"]["processor"]}
+
+
+def cuda_numbers(measured: dict) -> dict:
+    """What the prose quotes of a CUDA device, of which some sections were measured."""
+    shares = _peak_shares(measured)
+    rows = {name: next(i for i, row in enumerate(measured["loops"]) if name in row["way"])
+            for name in ("resident", "(ours)", "torch.compile")}
+    plain, loaded = measured["loops"][:2]  # the loader with its usual and with more processes
+    launched, ours, compiled = (measured["loops"][i] for i in rows.values())
+    spent = {row["family"]: row["ms a step"] for row in measured["operations"]}
+    busy = sum(spent.values()) - spent["between operations"]
+    pruned = measured["removal"][1:]
+    least = [row for row in pruned if row["ratio"] == pruned[0]["ratio"]]
+    most = pruned[-1]["ratio"]
+    few = [row for row in pruned if row["ratio"] == most]
+    rounded = max(least, key=lambda row: row["times faster, training"])
+    return {
+        "device": measured["settings"]["device"], "goal": measured["settings"]["goal"],
+        "loaders": measured["settings"]["loader processes"], "loaded_way": loaded["way"].removeprefix("+ "),
+        "plain": plain["images/s"], "loaded": loaded["images/s"], "ours": ours["images/s"],
+        "ratio": ours["times plain"], "loaded_ratio": ours["times plain"] / loaded["times plain"],
+        "graph": ours["images/s"] / launched["images/s"], "share": shares[rows["(ours)"]],
+        "compiled": compiled["images/s"] / ours["images/s"], "compiled_share": shares[rows["torch.compile"]],
+        "compiled_ratio": compiled["times plain"] / loaded["times plain"],
+        "compiling": compiled["first call (s)"] - ours["first call (s)"],
+        "between": next(row["share (%)"] for row in measured["operations"]
+                        if row["family"] == "between operations"),
+        "convolutions": 100 * (spent["convolution, forward"] + spent["convolution, backward"]) / busy,
+        "norm": 100 * spent["BatchNorm"] / busy,
+        "least": least[0]["ratio"], "least_faster": least[0]["times faster, training"],
+        "rounded": rounded["multiple"], "rounded_faster": rounded["times faster, training"],
+        "most": most, "most_flops": few[0]["FLOPs (%)"],
+        "most_faster": few[0]["times faster, training"],
+        "most_rounded": max(row["times faster, training"] for row in few),
+    }
 
 
 def search_growth(fitness: dict) -> pd.DataFrame:

@@ -171,10 +171,10 @@ def peaks(bed: Bed) -> Rows:
 
 
 def precisions(bed: Bed) -> Rows:
-    """Forward and backward in each precision, few images; ours takes the chosen one."""
+    """Forward and backward in each precision, on a CPU of few images; ours takes the chosen one."""
     training.keep_memory()
     model = _network(bed).to(memory_format=torch.channels_last).train()
-    part = _first(_cut(bed).train, bed.batch // 8)
+    part = _first(_cut(bed).train, bed.batch if bed.device == "cuda" else bed.batch // 8)
     images = bed.data.normalized(part.images)
 
     def step(precision: torch.dtype) -> float:

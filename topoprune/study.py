@@ -112,7 +112,7 @@ PROFILES = {
     "pilot-recovery": _RECOVERY,
     "study": _STUDY,
     "study-whole": _WHOLE,
-    "study-cutout": replace(_WHOLE, dense=replace(_WHOLE.dense, cutout=10)),
+    "study-cutout": replace(_WHOLE, seeds=tuple(range(7)), dense=replace(_WHOLE.dense, cutout=10)),
     "study-sgd": replace(_STUDY, seeds=(0,), ratios=(0.9,), first=(), contrast="", whole="", cutout="",
                          dense=Recipe(epochs=20, peak_rate=0.4)),
     "ablation": replace(_PILOT, seeds=(0, 1, 2, 3, 4), ratios=(0.5,), methods=ABLATIONS),

@@ -127,6 +127,7 @@ def dense_table(records: Sequence[Record]) -> pd.DataFrame:
         "parameters (M)": record.result["cost"]["parameters"] / 1e6,
         "multiply-adds (M)": record.result["cost"]["flops"] / 1e6,
         "training (min)": sum(e["seconds"] for e in record.result["history"]) / 60,
+        "device": record.provenance["device"],
     } for record in of_kind(records, Dense)])
 
 
