@@ -205,6 +205,14 @@ def test_on_cuda_a_captured_step_trains_the_network_of_single_launches(data, rec
     assert all(parameter.grad is None for parameter in captured.parameters())  # its memory is free again
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_on_another_cuda_device_than_the_current_one_the_same_network_is_trained(data):
+    first, second = network().to("cuda:0"), network().to("cuda:1")
+    with training.repeatable():
+        expected = outcome(train(first, data.to("cuda:0"), RECIPE, 5))
+        assert outcome(train(second, data.to("cuda:1"), RECIPE, 5)) == expected
+
+
 class Waiting(nn.Module):
     """A network that asks the device for a number in every step."""
 

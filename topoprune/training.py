@@ -111,7 +111,8 @@ def train(model: nn.Module, data: Data, recipe: Recipe, seed: int = 0,
           source: dict | None = None) -> list[Epoch]:
     """Train `model` in place on the device where it lies, evaluating after every epoch.
 
-    On the CPU the process keeps the memory of a step for the next one, see `keep_memory`.
+    On the CPU the process keeps the memory of a step for the next one, see `keep_memory`. On CUDA a step
+    is recorded once and replayed: what a network decides in Python, it decides once.
 
     Args:
         model: a classifier of (b, 3, 32, 32) images.
@@ -250,13 +251,14 @@ def _gradients_of(model: nn.Module, data: Data, recipe: Recipe) -> Gradients:
 
     A step is some hundred short kernels: launching them one by one takes longer than running them.
     """
-    step = partial(_gradients, model, data, recipe)
-    if data.train.labels.device.type != "cuda":
+    step, device = partial(_gradients, model, data, recipe), data.train.labels.device
+    if device.type != "cuda":
         return step
     try:
-        return _captured(step, model, data, recipe)
+        with torch.cuda.device(device):  # which need not be the current one
+            return _captured(step, model, data, recipe)
     except RuntimeError as error:  # what waits for the device, or copies to it, in no graph
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
         warnings.warn(f"the network is trained without a CUDA graph, which is slower: {error}", stacklevel=3)
         return step
 
@@ -288,7 +290,7 @@ def _captured(step: Gradients, model: nn.Module, data: Data, recipe: Recipe) -> 
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         model.zero_grad(set_to_none=True)  # so that the graph has gradients of its own
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=beside):
             loss = step(images, labels)
     finally:
         with torch.no_grad():
