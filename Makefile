@@ -32,12 +32,12 @@ book: .venv/made ## build the published book from the committed records, trainin
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 bench: .venv/made ## measure the topological fitness and training, fast paths beside the usual ones
-	$(RUN) -m topoprune.bench
-	$(RUN) -m topoprune.bench_training
+	$(RUN) -m topoprune.measure.fitness
+	$(RUN) -m topoprune.measure.training
 
 torture: .venv/made ## kill a real run a hundred times, and a cluster's worker, and check that nothing is lost
-	$(RUN) -m topoprune.torture
-	$(RUN) -m topoprune.torture --cluster
+	$(RUN) -m topoprune.measure.torture
+	$(RUN) -m topoprune.measure.torture --cluster
 
 lint: .venv/made ## check the code's style
 	$(RUN) -m ruff check

@@ -26,9 +26,9 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
+from topoprune._engine.precision import default_device
 from topoprune.study import results_folder
-from topoprune.training import default_device
-from topoprune.trial import provenance
+from topoprune.study.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
@@ -49,11 +49,18 @@ def check(notebooks: list[Path], parameters: dict, root: Path = ROOT) -> dict[Pa
     declared = {path: papermill.inspect_notebook(root / path).keys() for path in notebooks}
     known = set().union(*declared.values())
     if unknown := parameters.keys() - known:
-        raise SystemExit(f"build.py: unknown parameter {', '.join(sorted(unknown))}: "
-                         f"the chapters have {', '.join(sorted(known)) or 'none'}")
-    return {path: {name: value for name, value in parameters.items()
-                   if name in names and (name != "force" or path.stem in FORCED)}
-            for path, names in declared.items()}
+        raise SystemExit(
+            f"build.py: unknown parameter {', '.join(sorted(unknown))}: "
+            f"the chapters have {', '.join(sorted(known)) or 'none'}"
+        )
+    return {
+        path: {
+            name: value
+            for name, value in parameters.items()
+            if name in names and (name != "force" or path.stem in FORCED)
+        }
+        for path, names in declared.items()
+    }
 
 
 def git(*arguments: str) -> str:
@@ -91,11 +98,18 @@ def run(path: Path, parameters: dict) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     left = f"what ran of it is in {partial.relative_to(ROOT)}"
     try:
-        papermill.execute_notebook(ROOT / path, partial, parameters, cwd=STAGE / path.parent,
-                                   stderr_file=sys.stderr, extra_arguments=["--IPKernelApp.log_level=ERROR"])
+        papermill.execute_notebook(
+            ROOT / path,
+            partial,
+            parameters,
+            cwd=STAGE / path.parent,
+            stderr_file=sys.stderr,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        )
     except PapermillExecutionError as error:
-        raise SystemExit(f"build.py: {path} stopped at cell {error.cell_index}: "
-                         f"{error.ename}: {error.evalue}; {left}") from None
+        raise SystemExit(
+            f"build.py: {path} stopped at cell {error.cell_index}: {error.ename}: {error.evalue}; {left}"
+        ) from None
     except (PapermillException, DeadKernelError) as error:
         raise SystemExit(f"build.py: {path} stopped: {error}; {left}") from None
 

@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from topoprune import study
+from topoprune.study.trial import spec_key
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -129,7 +130,11 @@ def test_templates_hold_no_results(path):
     defaults: dict = {}
     exec(parameters.source, defaults)
     assert {name: defaults[name] for name in ("profile", "device", "seeds", "force")} == {
-        "profile": "quick", "device": None, "seeds": None, "force": False}
+        "profile": "quick",
+        "device": None,
+        "seeds": None,
+        "force": False,
+    }
 
 
 @pytest.fixture
@@ -138,9 +143,12 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "book").mkdir()
     toc = {"root": "book/intro", "parts": [{"chapters": [{"file": "book/one"}, {"file": "book/page"}]}]}
     (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc))
-    cells = [nbformat.v4.new_code_cell("profile = 'quick'\nfail = False", metadata={"tags": ["parameters"]}),
-             nbformat.v4.new_code_cell("assert not fail, 'as asked'\nprint(profile)\n"
-                                       "import sys\nprint('noise', file=sys.stderr)")]
+    cells = [
+        nbformat.v4.new_code_cell("profile = 'quick'\nfail = False", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(
+            "assert not fail, 'as asked'\nprint(profile)\nimport sys\nprint('noise', file=sys.stderr)"
+        ),
+    ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "book" / "one.ipynb")
     stage = tmp_path / "_build" / "stage"
@@ -161,20 +169,26 @@ def test_every_record_is_forced_once():
     """The chapters that force have, between them, every record; the others read them."""
     given = build.check(build.chapters(), {"profile": "quick", "force": True})
     forcing = [path for path, own in given.items() if "force" in own]
-    forced_call = re.compile(r"study\.(?:records|beside)\(((?:(?!study\.(?:records|beside)).)+), force\)")
+    forced_call = re.compile(
+        r"study\.(?:records|companion_records)\(((?:(?!study\.(?:records|companion_records)).)+), force\)"
+    )
     calls = [call for path in forcing for call in forced_call.findall((build.ROOT / path).read_text())]
-    beside = {which: [*study.dense_specs(name), *study.trial_specs(name)] if name else []
-              for which in ("ablation", "contrast", "longer", "whole", "cutout")
-              for name in [getattr(study.profile("quick"), which)]}
-    own = {"profile, study.dense": study.dense_specs("quick"), "portrait": [study.portrait_spec("quick")],
-           "[\\\"topological": study.trial_specs("quick", None, ["topological"]),
-           "profile, trials": study.trial_specs("quick", None, ["random", "l1", "l2", "fpgm"]),
-           "others": study.trial_specs("quick", None, ["activations", "pointed", "magnitude", "taylor"]),
-           **{f'profile, \\"{which}': made for which, made in beside.items()}}
-    forced = [study.spec_key(spec) for call in calls
-              for spec in next(specs for name, specs in own.items() if name in call)]
+    beside = {
+        which: [*study.dense_specs(name), *study.trial_specs(name)] if name else []
+        for which in ("ablation", "contrast", "longer", "whole", "cutout")
+        for name in [getattr(study.profile("quick"), which)]
+    }
+    own = {
+        "profile, study.dense": study.dense_specs("quick"),
+        "portrait": [study.portrait_spec("quick")],
+        '[\\"topological': study.trial_specs("quick", None, ["topological"]),
+        "profile, trials": study.trial_specs("quick", None, ["random", "l1", "l2", "fpgm"]),
+        "others": study.trial_specs("quick", None, ["activations", "pointed", "magnitude", "taylor"]),
+        **{f'profile, \\"{which}': made for which, made in beside.items()},
+    }
+    forced = [spec_key(spec) for call in calls for spec in next(specs for name, specs in own.items() if name in call)]
     wanted = [*study.specs("quick"), *itertools.chain(*beside.values())]
-    assert sorted(forced) == sorted(map(study.spec_key, wanted))
+    assert sorted(forced) == sorted(map(spec_key, wanted))
 
 
 def test_a_chapter_is_published_whole(project):
@@ -190,8 +204,10 @@ def test_a_chapter_is_published_whole(project):
 def test_a_chapter_that_fails_is_not_published(project):
     with pytest.raises(SystemExit) as stopped:
         build.run(Path("book/one.ipynb"), {"fail": True})
-    assert str(stopped.value) == ("build.py: book/one.ipynb stopped at cell 2: AssertionError: as asked; "
-                                  "what ran of it is in _build/partial/one.ipynb")
+    assert str(stopped.value) == (
+        "build.py: book/one.ipynb stopped at cell 2: AssertionError: as asked; "
+        "what ran of it is in _build/partial/one.ipynb"
+    )
     assert not (build.STAGE / "book" / "one.ipynb").exists()
     assert (project / "_build" / "partial" / "one.ipynb").exists()
 
@@ -206,8 +222,13 @@ def test_of_chapters_side_by_side_one_that_fails_is_named_and_the_others_are_pub
     toc = {"root": "book/intro", "parts": [{"chapters": [{"file": "book/one"}, {"file": "book/two"}]}]}
     (project / "_toc.yml").write_text(yaml.safe_dump(toc))
     (project / "_config.yml").write_text("html: {}\nsphinx: {config: {html_theme_options: {}}}\n")
-    done = subprocess.run([sys.executable, "book/build.py"], cwd=project, capture_output=True, text=True,
-                          env=os.environ | {"TOPOPRUNE_NO_RUN": "1", "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "book/build.py"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TOPOPRUNE_NO_RUN": "1", "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 1
     assert "build.py: book/one.ipynb stopped at cell 2: ValueError: no such record" in done.stderr
     stage = project / "_build" / "stage" / "book"

@@ -1,30 +1,52 @@
-"""Topological filter pruning: select, remove, cost, train.
+"""Topological filter pruning: choose filters, remove them, train what is left.
 
-Heavy imports (torch, giotto-tda, NNI) happen when a name is first used.
+A name is imported when it is first used, so `import topoprune` is fast.
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from topoprune.fitness import Fitness
+    from topoprune.models import build
+    from topoprune.network import cost, couplings, remove
+    from topoprune.pruning import load, prune, save
+    from topoprune.selection import run_selection, select
+    from topoprune.training import Recipe, accuracy, recalibrate, train
 
 __version__ = "0.1.0"
-
-_HOMES = {
-    "select": "pruners.select", "selection": "pruners.selection", "remove": "surgery.remove",
-    "cost": "surgery.cost", "couplings": "surgery.couplings", "train": "training.train",
-    "accuracy": "training.accuracy", "recalibrate": "training.recalibrate",
-    "Recipe": "training.Recipe", "load_data": "data.load", "build": "models.build",
-    "prune": "pruning.prune", "save": "pruning.save", "load": "pruning.load",
-    "Fitness": "topology.Fitness", "Trial": "trial.Trial", "run": "trial.run",
-    "Store": "store.Store",
+__all__ = [
+    "Fitness",
+    "Recipe",
+    "accuracy",
+    "build",
+    "cost",
+    "couplings",
+    "load",
+    "prune",
+    "recalibrate",
+    "remove",
+    "run_selection",
+    "save",
+    "select",
+    "train",
+]
+_MODULES = {
+    "fitness": ("Fitness",),
+    "models": ("build",),
+    "network": ("cost", "couplings", "remove"),
+    "pruning": ("load", "prune", "save"),
+    "selection": ("run_selection", "select"),
+    "training": ("Recipe", "accuracy", "recalibrate", "train"),
 }
-__all__ = sorted(_HOMES)
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    if name not in _HOME:
         raise AttributeError(f"module 'topoprune' has no attribute {name!r}")
-    module, attribute = _HOMES[name].split(".")
-    return getattr(importlib.import_module(f"topoprune.{module}"), attribute)
+    return getattr(importlib.import_module(f"topoprune.{_HOME[name]}"), name)
 
 
-def __dir__():
-    return sorted([*globals(), *__all__])
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

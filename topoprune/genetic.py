@@ -15,7 +15,7 @@ import numpy as np
 from deap import base, creator, tools
 from jaxtyping import Float, Int
 
-from topoprune import store
+from topoprune import files
 
 BatchedFitness = Callable[[np.ndarray], np.ndarray]  # (p, k) indices -> (p,), lower is better
 
@@ -242,8 +242,7 @@ def farthest_point(
     if delta is None or len(delta) not in (n, n + 1):
         shape = None if delta is None else delta.shape
         raise ValueError(
-            f"delta must be the distances of the {n} points, got {shape}: "
-            "farthest-point selection needs them"
+            f"delta must be the distances of the {n} points, got {shape}: farthest-point selection needs them"
         )
     starts = np.random.default_rng(seed).permutation(n)[: search.budget]
     run = _Run(n, fitness)
@@ -293,10 +292,7 @@ class _Run:
         if new:
             values = np.asarray(self.fitness(np.stack([*new.values()]).view(np.ndarray)), float)
             if values.shape != (len(new),) or not np.isfinite(values).all():
-                raise ValueError(
-                    f"fitness must give one finite value for each of {len(new)} individuals, "
-                    f"got {values}"
-                )
+                raise ValueError(f"fitness must give one finite value for each of {len(new)} individuals, got {values}")
             self.values.update(zip(new, values.tolist(), strict=True))
         for key, individual in zip(keys, population, strict=True):
             individual.fitness.values = (self.values[key],)
@@ -351,15 +347,15 @@ def _save(checkpoint, identity, population, run, rng) -> None:
         "history": run.history,
         "generator": rng.bit_generator.state,
     }
-    store.write_json(checkpoint, identity, state)
+    files.write_json(checkpoint, identity, state)
 
 
 def _restored(checkpoint, identity, fitness) -> dict[str, Any] | None:
     """The saved state, or None; a file that is not of this search is set aside."""
-    state = store.resume_json(checkpoint, identity) if checkpoint is not None else None
+    state = files.resume_json(checkpoint, identity) if checkpoint is not None else None
     if state is None or (reason := _foreign(state, identity["k"], fitness)) is None:
         return state
-    return store.set_aside(checkpoint, f"{checkpoint} belongs to another search: {reason}")
+    return files.set_aside(checkpoint, f"{checkpoint} belongs to another search: {reason}")
 
 
 def _foreign(state: Any, k: int, fitness: BatchedFitness) -> str | None:

@@ -22,11 +22,13 @@ def vgg16(classes: int = 10, width: float = 1.0) -> nn.Module:
     if not 0 < width <= 4:
         raise ValueError(f"width must lie in (0, 4], got {width}: it multiplies 64 to 512 filters")
     layout = [v if v == "M" else max(1, round(v * width)) for v in vgg.cfgs["D"]]
-    model = nn.Sequential(OrderedDict(
-        features=vgg.make_layers(layout, batch_norm=True),
-        flatten=nn.Flatten(),
-        classifier=nn.Linear(layout[-2], classes),
-    ))
+    model = nn.Sequential(
+        OrderedDict(
+            features=vgg.make_layers(layout, batch_norm=True),
+            flatten=nn.Flatten(),
+            classifier=nn.Linear(layout[-2], classes),
+        )
+    )
     for module in model.features:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -44,6 +46,5 @@ def build(architecture: str, classes: int = 10, width: float = 1.0) -> nn.Module
         ValueError: unknown architecture.
     """
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {architecture!r}: choose from "
-                         f"{', '.join(ARCHITECTURES)}")
+        raise ValueError(f"unknown architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[architecture](classes=classes, width=width)

@@ -140,9 +140,7 @@ def _sweep(first, second, length, members, n, capacity):
             set_to_one, failing = _extend(alpha, touch, near, u, v, ones, broken)
             if failing:
                 before = live
-                live = _kill(
-                    alpha, rows, touch, born, slots, live, near[u] & near[v], u, v, broken[:failing]
-                )
+                live = _kill(alpha, rows, touch, born, slots, live, near[u] & near[v], u, v, broken[:failing])
                 for c in range(live, before):
                     birth = length[born[slots[c]]]
                     if birth < length[e]:

@@ -1,6 +1,6 @@
 """Persistence and diagram distances by giotto-tda, used as its manual says: the reference.
 
-Slow and independent of our own kernels; `topoprune.topology` selects it by
+Slow and independent of our own kernels; `topoprune.fitness` selects it by
 `engine="reference"`.
 """
 
@@ -18,10 +18,8 @@ PARAMETERS = {
 }
 
 
-def diagrams(
-    delta: Float[np.ndarray, "n n"], dimensions: tuple[int, ...]
-) -> dict[int, Float[np.ndarray, "_ 2"]]:
-    """As `topology.diagrams`, by `VietorisRipsPersistence`."""
+def diagrams(delta: Float[np.ndarray, "n n"], dimensions: tuple[int, ...]) -> dict[int, Float[np.ndarray, "_ 2"]]:
+    """As `fitness.diagrams`, by `VietorisRipsPersistence`."""
     if len(delta) == 1:  # giotto-tda wants two points; one has no finite bar
         return {q: np.empty((0, 2)) for q in dimensions}
     rips = VietorisRipsPersistence(metric="precomputed", homology_dimensions=dimensions)
@@ -31,7 +29,7 @@ def diagrams(
 
 
 def distance(a: Float[np.ndarray, "_ 2"], b: Float[np.ndarray, "_ 2"], name: str) -> float:
-    """As `topology.diagram_distance`, by `PairwiseDistance` or `PersistenceEntropy`."""
+    """As `fitness.diagram_distance`, by `PairwiseDistance` or `PersistenceEntropy`."""
     pair = _triples(a, b)
     if name == "entropy":
         bits = PersistenceEntropy(nan_fill_value=0.0).fit_transform(pair)
@@ -42,9 +40,7 @@ def distance(a: Float[np.ndarray, "_ 2"], b: Float[np.ndarray, "_ 2"], name: str
     return float(pairwise.transform(pair[1:])[0, 0, 0])
 
 
-def _triples(
-    a: Float[np.ndarray, "_ 2"], b: Float[np.ndarray, "_ 2"]
-) -> Float[np.ndarray, "2 m 3"]:
+def _triples(a: Float[np.ndarray, "_ 2"], b: Float[np.ndarray, "_ 2"]) -> Float[np.ndarray, "2 m 3"]:
     """Both diagrams in giotto-tda's form, padded to one length by points of the diagonal."""
     pair = np.zeros((2, max(len(a), len(b)), 3))
     pair[:, :, :2] = np.concatenate([a, b])[:, :1].min()  # padding at the first birth

@@ -1,0 +1,93 @@
+"""Convolutions as products of matrices, beside PyTorch's own."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from topoprune._engine import convolutions
+
+KERNELS = st.sampled_from([1, 3, 5])
+SMALL_SIDES = st.integers(1, convolutions.LARGEST)
+
+
+def gradients(layer, images, gradient):
+    images = images.detach().requires_grad_()
+    made = layer(images)
+    wanted = [images, *layer.parameters()]
+    return [made.detach(), *torch.autograd.grad(made, wanted, gradient.to(made.dtype))]
+
+
+@given(
+    st.integers(0, 4),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    SMALL_SIDES,
+    st.tuples(KERNELS, KERNELS),
+    st.booleans(),
+)
+def test_values_and_gradients_are_those_of_the_convolution(b, c, d, h, w, kernel, bias):
+    layer = nn.Conv2d(c, d, kernel, padding="same", bias=bias).double()
+    images, gradient = torch.randn(b, c, h, w).double(), torch.randn(b, d, h, w).double()
+    expected = gradients(layer, images, gradient)
+    with convolutions.SmallAsProducts(weights=0):
+        found = gradients(layer, images, gradient)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_under_autocast_values_are_of_its_precision_and_gradients_of_the_weights():
+    layer = nn.Conv2d(64, 32, 3, padding=1)
+    images, gradient = torch.randn(8, 64, 4, 4), torch.randn(8, 32, 4, 4)
+    exact = gradients(layer, images, gradient)
+    with torch.autocast("cpu", torch.bfloat16), convolutions.SmallAsProducts(weights=0):
+        found = gradients(layer, images, gradient)
+    assert [x.dtype for x in found] == [torch.bfloat16, *[torch.float32] * 3]
+    for one, other in zip(found, exact, strict=True):
+        assert (one.float() - other).norm() < 2**-7 * other.norm()
+
+
+def products(layer, side):
+    """Whether the layer's forward pass is a product of matrices."""
+    with (
+        profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled,
+        torch.autocast("cpu", torch.bfloat16),
+        convolutions.SmallAsProducts(weights=0),
+    ):
+        layer(torch.randn(2, 4, side, side))
+    names = {event.name for event in profiled.events()}
+    assert ("aten::addmm" in names or "aten::mm" in names) != ("aten::convolution" in names)
+    return "aten::convolution" not in names
+
+
+@pytest.mark.parametrize(
+    ("side", "settings", "expected"),
+    [
+        (4, {"padding": 1}, True),
+        (4, {"padding": "same"}, True),
+        (2, {"padding": 1, "bias": False}, True),
+        (convolutions.LARGEST + 1, {"padding": 1}, False),
+        (4, {"padding": 0}, False),
+        (4, {"padding": 1, "stride": 2}, False),
+        (4, {"padding": 1, "kernel_size": 2}, False),
+        (4, {"padding": 2, "dilation": 2}, False),
+        (4, {"padding": 1, "groups": 4}, False),
+    ],
+)
+def test_only_small_images_and_plain_convolutions_are_products(side, settings, expected):
+    assert products(nn.Conv2d(4, 4, **{"kernel_size": 3, **settings}), side) == expected
+
+
+def test_a_product_of_few_weights_does_not_pay():
+    images, layer = torch.empty(1, 128, 4, 4), nn.Conv2d(128, 128, 3)
+    assert convolutions.SmallAsProducts()._pays(images, layer.weight, padding=(1, 1))
+    assert not convolutions.SmallAsProducts()._pays(images, nn.Conv2d(128, 64, 3).weight, padding=(1, 1))
+
+
+def test_the_layout_is_channels_last():
+    with torch.autocast("cpu", torch.bfloat16), convolutions.SmallAsProducts(weights=0):
+        made = nn.Conv2d(4, 6, 3, padding=1)(torch.randn(2, 4, 4, 4))
+    assert made.is_contiguous(memory_format=torch.channels_last)

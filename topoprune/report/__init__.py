@@ -1,0 +1,1 @@
+"""Records to book: tables, figures, the tests of the claims."""

@@ -1,0 +1,52 @@
+"""The experiments: profiles, trials, records, and the processes that run them.
+
+`records` is the way in: what the store of a profile has is loaded, what it lacks is run.
+"""
+
+from topoprune.study.datasets import load as load_data
+from topoprune.study.execution import run
+from topoprune.study.grid import RunError, companion_records, records, records_store, results_folder
+from topoprune.study.profiles import (
+    LAYERWISE,
+    PROFILES,
+    VARIANTS,
+    Profile,
+    dense_specs,
+    describe,
+    portrait_spec,
+    profile,
+    specs,
+    trial_specs,
+    variant,
+)
+from topoprune.study.progress import status, status_lines
+from topoprune.study.store import Store
+from topoprune.study.trial import Dense, Portrait, Record, Trial
+
+__all__ = [
+    "LAYERWISE",
+    "PROFILES",
+    "VARIANTS",
+    "Dense",
+    "Portrait",
+    "Profile",
+    "Record",
+    "RunError",
+    "Store",
+    "Trial",
+    "companion_records",
+    "dense_specs",
+    "describe",
+    "load_data",
+    "portrait_spec",
+    "profile",
+    "records",
+    "records_store",
+    "results_folder",
+    "run",
+    "specs",
+    "status",
+    "status_lines",
+    "trial_specs",
+    "variant",
+]
