@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked, figures open no window, and nothing leaves the tests' own folder."""
+"""Check the shapes in signatures, open no window for figures, and keep the tests' files in folders of their own."""
 
 import os
 
@@ -10,25 +10,13 @@ install_import_hook("topoprune", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 from topoprune import study  # noqa: E402
 from topoprune.study import execution  # noqa: E402
 from topoprune.training import Recipe  # noqa: E402
 
-torch.set_num_threads(2)  # the same sums on every machine
-
-
-@pytest.fixture(autouse=True, scope="session")
-def own_folders(tmp_path_factory):
-    """Checkpoints and records of the tests lie apart from the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOPOPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("TOPOPRUNE_RESULTS", str(tmp_path_factory.mktemp("results")))
-        patch.delenv("TOPOPRUNE_NO_RUN", raising=False)
-        patch.setenv("TOPOPRUNE_DETERMINISTIC", "1")  # where there is a CUDA device
-        patch.setattr(execution, "default_device", lambda: "cpu")  # there too, where a test names no other
-        yield
-
+torch.set_num_threads(1)  # one worker of pytest-xdist a core
 
 TINY = study.Profile(
     dataset="digits",
@@ -43,10 +31,50 @@ TINY = study.Profile(
 )
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_folders(tmp_path_factory):
+    """Keep the tests' checkpoints and records apart from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPOPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TOPOPRUNE_RESULTS", str(tmp_path_factory.mktemp("results")))
+        patch.delenv("TOPOPRUNE_NO_RUN", raising=False)
+        patch.setenv("TOPOPRUNE_DETERMINISTIC", "1")  # where there is a CUDA device
+        patch.setattr(execution, "default_device", lambda: "cpu")  # there too, where a test names no other
+        patch.setitem(study.PROFILES, "tiny", TINY)
+        yield
+
+
+class TinyStudy:
+    """The profile `TINY`, run once for all tests.
+
+    Attributes:
+        cache, results: folders that TOPOPRUNE_CACHE and TOPOPRUNE_RESULTS named while it ran; do not write there.
+        records: two dense networks, four trials (L1 and topological of each network), one portrait.
+    """
+
+    def __init__(self, cache, results):
+        self.cache, self.results = cache, results
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TOPOPRUNE_CACHE", str(cache))
+            patch.setenv("TOPOPRUNE_RESULTS", str(results))
+            records = study.records("tiny", device="cpu")
+        kinds = [study.Dense, study.Trial, study.Portrait]
+        self.records = sorted(records, key=lambda record: kinds.index(type(record.spec)))
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory):
+    """A `TinyStudy`: the first worker that asks for it runs it, the others load it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "tiny-study.lock"):
+        return TinyStudy(shared / "tiny-study" / "cache", shared / "tiny-study" / "results")
+
+
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """A test's own records and checkpoints, and the profile "tiny"."""
-    monkeypatch.setitem(study.PROFILES, "tiny", TINY)
+    """A test's own folders for records and checkpoints, empty."""
     monkeypatch.setenv("TOPOPRUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tmp_path / "results"))
     return tmp_path

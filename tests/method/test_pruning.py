@@ -1,0 +1,90 @@
+"""Prune networks on disk, from the command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from topoprune.__main__ import main
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["prune", "nonsense"], "neither a .safetensors file nor a torchvision model"),
+        (["prune", "missing.safetensors"], "missing.safetensors does not exist"),
+        (["prune", "resnet18", "--weights", "none", "--ratio", "1"], "ratio must lie in [0, 1)"),
+        (["prune", "resnet18", "--weights", "IMAGENET"], "the weights IMAGENET of resnet18 are not to"),
+        (["prune", "resnet18", "--weights", "x.safetensors"], "the weights x.safetensors of resnet18"),
+    ],
+)
+def test_the_command_line_answers_a_mistake_in_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_pruned_file_is_a_smaller_network_that_loads(tmp_path, capsys):
+    import topoprune
+
+    output = tmp_path / "small.safetensors"
+    assert (
+        main(
+            [
+                "prune",
+                "resnet18",
+                "--weights",
+                "none",
+                "--method",
+                "l1",
+                "--ratio",
+                "0.5",
+                "--shape",
+                "3",
+                "64",
+                "64",
+                "--output",
+                str(output),
+            ]
+        )
+        == 0
+    )
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((tmp_path / "small.json").read_text())
+    small = topoprune.load(output).eval()
+    with torch.no_grad():
+        assert small(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+    assert sum(p.numel() for p in small.parameters()) == report["after"]["parameters"]
+    assert report["after"]["flops"] < 0.3 * report["before"]["flops"]
+
+
+def test_a_dense_checkpoint_can_be_pruned(tiny_study, tmp_path, capsys):
+    records = tiny_study.records
+    source = tiny_study.cache / "runs" / f"dense-{records[0].key}" / "dense.safetensors"
+    assert (
+        main(
+            [
+                "prune",
+                str(source),
+                "--method",
+                "fpgm",
+                "--round-to",
+                "4",
+                "--output",
+                str(tmp_path / "small.safetensors"),
+            ]
+        )
+        == 0
+    )
+    report = json.loads(capsys.readouterr().out)
+    assert {len(kept) % 4 for kept in report["kept"].values()} == {0}
+    assert report["before"]["parameters"] == records[0].result["cost"]["parameters"]
+
+
+def test_help_does_not_import_torch():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "topoprune", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "run" in done.stdout and " torch" not in done.stderr
