@@ -1,35 +1,58 @@
-# Everything starts here: `make help`. A machine with Python 3.11 or 3.12 and make needs nothing else.
+# Everything starts here: `make help`. Needs make and any Python from 3.9 on; uv brings the rest.
 
 PROFILE   ?= quick# what `make reproduce` runs: quick, pilot or study
 PUBLISHED ?= study# the profile of the committed records, which `make book` shows
-ARGS      ?=# more for book/build.py, as in ARGS="--device cuda --seeds 0 1 --force"
+ARGS      ?=# more options: of book/build.py, as in ARGS="--device cuda --seeds 0 1", of pytest, or of `uv pip compile`
 
-# The first of these that is Python 3.11 or 3.12 and can make an environment; or say PYTHON=/path/to/python.
-PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
-	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' \
-	>/dev/null 2>&1 && echo $$python && break; done)
+# The first Python that can make an environment, to bring uv. Or name one: make PYTHON=/path/to/python
+PYTHON ?= $(shell for python in python3.12 python3.11 python3 python python3.13 python3.14 python3.10 python3.9; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' >/dev/null 2>&1 && \
+	echo $$python && break; done)
 
-RUN := .venv/bin/python
+# The study's pins need Python 3.11 or 3.12: PYTHON if it is one of them, else what uv finds or downloads.
+PYTHON_3_11_OR_3_12 = "$$($(PYTHON) -c 'import sys; \
+	print(sys.executable if (3, 11) <= sys.version_info < (3, 13) else ">=3.11,<3.13")')"
+
+UV     := _build/uv/bin/uv
+RUN    := .venv/bin/python
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --durations 10
 RENDER := .venv/bin/jupyter-book build _build/stage --path-output . --all -n -W --keep-going
+BOOK   := $(RUN) book/build.py
 
-.PHONY: help reproduce test book bench torture lint lock clean
+# An environment whose interpreter has gone, or is not one of the study's, is made anew.
+$(shell test ! -e .venv/made || $(RUN) -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' \
+	2>/dev/null || rm -f .venv/made)
+
+.PHONY: help reproduce book test test-slow test-all lint bench torture lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 reproduce: .venv/made ## run every chapter live, PROFILE=quick|pilot|study, and build the book from those runs
-	TOPOPRUNE_RESULTS="$(CURDIR)/_build/results" $(RUN) book/build.py --profile $(PROFILE) $(ARGS)
+	TOPOPRUNE_RESULTS="$(CURDIR)/_build/results" $(BOOK) --profile $(PROFILE) $(ARGS)
 	$(RENDER)
 	@echo "The book: $(CURDIR)/_build/html/index.html"
-
-test: .venv/made ## run the tests
-	$(RUN) -m pytest
 
 book: .venv/made ## build the published book from the committed records, training nothing
-	TOPOPRUNE_RESULTS="$(CURDIR)/book/results" TOPOPRUNE_NO_RUN=1 $(RUN) book/build.py --profile $(PUBLISHED) $(ARGS)
+	TOPOPRUNE_RESULTS="$(CURDIR)/book/results" TOPOPRUNE_NO_RUN=1 $(BOOK) --profile $(PUBLISHED) $(ARGS)
 	$(RENDER)
 	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+test: .venv/made ## run the fast tests: every oracle and property, one tiny study from end to end
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: .venv/made ## run what is long by nature: kills, a cluster, real benchmarks, every chapter
+	$(PYTEST) -m slow $(ARGS)
+
+test-all: test test-slow ## run all tests
+
+lint: .venv/made ## check style, types and the workflow of continuous integration
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	.venv/bin/actionlint
+	.venv/bin/zizmor --quiet --offline .github
 
 bench: .venv/made ## measure the topological fitness and training, fast paths beside the usual ones
 	$(RUN) -m topoprune.measure.fitness
@@ -39,22 +62,32 @@ torture: .venv/made ## kill a real run a hundred times, and a cluster's worker, 
 	$(RUN) -m topoprune.measure.torture
 	$(RUN) -m topoprune.measure.torture --cluster
 
-lint: .venv/made ## check the code's style
-	$(RUN) -m ruff check
+lock: .venv/made ## lock what pyproject.toml asks for, and keep the other pins; ARGS=--upgrade renews all
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock $(ARGS) pyproject.toml
 
-lock: .venv/made ## resolve requirements.lock anew, for Python 3.11 and 3.12
-	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --generate-hashes \
-		--no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
-
-clean: ## remove the environment and what was built; the records of runs (_build/results), downloads and checkpoints stay
+clean: ## remove the environment and what was built; records of runs (_build/results), downloads and checkpoints stay
 	rm -rf .venv
 	test ! -d _build || find _build -mindepth 1 -maxdepth 1 ! -name results -exec rm -rf {} +
 
-.venv/made: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: found no Python 3.11 or 3.12 with venv and ensurepip: install one," \
-		"or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@echo "Making the environment in .venv: some 3 GB to download, 7 GB on disk, a few minutes."
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install -qq --require-hashes -r requirements.lock
-	.venv/bin/pip install -qq --no-build-isolation --no-deps --editable .
-	touch $@
+# `made` is the last file to be written. An environment without it was interrupted: it is made anew, from uv's cache.
+.venv/made: requirements.lock pyproject.toml $(UV)
+	@echo "Making the environment in .venv: some 3 GB to download, 7 GB on disk, a minute or two."
+	@$(UV) python find $(PYTHON_3_11_OR_3_12) >/dev/null 2>&1 || $(UV) python install --no-bin 3.12 2>/dev/null || { \
+		echo "make: found no Python 3.11 or 3.12, and uv could not download one: install one (Debian, Homebrew, conda" \
+		"and pyenv have it), or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -e $@ || $(UV) venv --quiet --clear --python $(PYTHON_3_11_OR_3_12) .venv
+	@rm -f $@
+	$(UV) pip sync --python $(RUN) --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# uv itself, at the version and with the hashes of the lock.
+.SECONDARY: $(UV)
+$(UV): requirements.lock
+	@test -n "$(PYTHON)" || { echo "make: found no Python from 3.9 on with venv and ensurepip: install one" \
+		"(Debian: apt install python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv --clear _build/uv
+	awk '/^[^ ]/ {uv = /^uv==/} uv' requirements.lock > _build/uv/requirements.txt
+	_build/uv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r _build/uv/requirements.txt
+	@touch $@
