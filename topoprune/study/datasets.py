@@ -17,6 +17,9 @@ from topoprune.study.store import is_locked, locked
 
 VALIDATION = 5_000
 
+CLASSES = {"cifar10": 10, "cifar10-whole": 10, "digits": 10}
+"""Number of classes of each data set, for what reads records and loads no image."""
+
 
 class DataError(RuntimeError):
     """A data set is missing or damaged; the message names the file and the cure."""
@@ -51,13 +54,13 @@ def load(dataset: str, device="cpu") -> Data:
 
 def cifar10() -> Data:
     """CIFAR-10 (Krizhevsky, 2009), its last 5,000 shuffled training images held out."""
-    return _data("cifar10", *_cifar10(), VALIDATION, classes=10, flips=True)
+    return _data("cifar10", *_cifar10(), VALIDATION, classes=CLASSES["cifar10"], flips=True)
 
 
 def cifar10_whole() -> Data:
     """CIFAR-10, trained on as the literature does: on all images; validation measures the fit then."""
     train, test = _cifar10()
-    part = _data("cifar10-whole", train, test, VALIDATION, classes=10, flips=True)
+    part = _data("cifar10-whole", train, test, VALIDATION, classes=CLASSES["cifar10-whole"], flips=True)
     return replace(part, train=train, **_channels(train))
 
 
@@ -78,7 +81,7 @@ def digits() -> Data:
     images = np.clip(source.images * 16, 0, 255).astype(np.uint8)
     images = np.repeat(images.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=3)
     parts = train_test_split(images, source.target, test_size=360, random_state=0, stratify=source.target)
-    return _data("digits", _split(parts[0], parts[2]), _split(parts[1], parts[3]), 360, classes=10, flips=False)
+    return _data("digits", _split(parts[0], parts[2]), _split(parts[1], parts[3]), 360, classes=CLASSES["digits"], flips=False)
 
 
 DATASETS = {"cifar10": cifar10, "cifar10-whole": cifar10_whole, "digits": digits}
