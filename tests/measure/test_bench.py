@@ -1,7 +1,6 @@
 """The measurement of training runs at its small sizes, and the page can be made from what it writes."""
 
 import json
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +125,6 @@ def test_the_page_can_be_made(measured, written):
         benchmarks.engine_convolutions(measured),
         benchmarks.engine_growth(measured),
         benchmarks.engine_processes(measured),
-        benchmarks.campaign_table(measured),
         benchmarks.search_growth(benchmarks.benchmark()),
     ]
     on_cuda = benchmarks.benchmark(benchmarks.GRAPHICS)  # whose ways no CPU has
@@ -145,31 +143,3 @@ def test_the_page_can_be_made(measured, written):
         assert quoted
         for name, format in quoted:
             assert f"{numbers[name]:{format}}"
-
-
-def test_the_campaign_is_arithmetic():
-    campaign = benchmarks.Campaign(
-        images=3_600,
-        multiply_adds=1e9,
-        networks=1,
-        dense_epochs=10,
-        trials=3,
-        recovery_epochs=4,
-        devices=2,
-        peak=6e12,
-        share=0.5,
-    )
-    hours = campaign.hours(pruned=0.5)
-    epoch = 6e9 * 3_600 / 3e12 / 3_600
-    wanted = {
-        "epoch": epoch,
-        "dense": 10 * epoch,
-        "trial": 2 * epoch,
-        "total": 16 * epoch,
-        "shared": 8 * epoch,
-        "scheduled": 14 * epoch,
-    }
-    assert hours.keys() == wanted.keys()
-    assert all(math.isclose(hours[name], value) for name, value in wanted.items())
-    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], got 0"):
-        replace(campaign, share=0.0)

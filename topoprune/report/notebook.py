@@ -1,31 +1,59 @@
-"""What notebooks call beside tables and figures."""
+"""What chapters show: tables and figures, each numbered and with its data to download."""
 
+import io
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+
+DOWNLOADS = Path("downloads")
+"""Folder, beside the chapter, of figures (SVG) and of the data of figures and tables (CSV)."""
+
+PARAMETERS = {"profile", "device", "seeds", "force"}
+"""Parameters that a chapter may have."""
 
 
 def show_table(table: pd.DataFrame, caption: str, name: str) -> None:
-    """Display a table: MyST (numbered, with a caption) in the book, HTML in a notebook."""
-    from IPython.display import display
+    """Display a table: numbered, with a caption and its data, in the book; as HTML in a notebook.
 
+    Args:
+        caption: MyST.
+        name: of the CSV file, and of the target that text refers to.
+    """
+    data = DOWNLOADS / f"{name}.csv"
+    DOWNLOADS.mkdir(exist_ok=True)
+    table.to_csv(data, index=False)
     if "ratio" in table and pd.api.types.is_float_dtype(table["ratio"]):
         table = table.assign(ratio=table["ratio"].map("{:g}".format))
     header = "| " + " | ".join(map(str, table.columns)) + " |"
     rule = "|" + "---|" * len(table.columns)
     rows = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in table.itertuples(index=False)]
     rows = rows or ["| none |" + " |" * (len(table.columns) - 1)]
+    caption = f"{caption} {{download}}`CSV <{data}>`"
     myst = "\n".join([f":::{{table}} {caption}", f":name: {name}", "", header, rule, *rows, ":::"])
-    display({"text/markdown": myst, "text/html": table.to_html(index=False)}, raw=True)
+    _display(myst, table.to_html(index=False))
 
 
-def _cell(value) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    if np.isnan(value):
-        return ""
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+def show_figure(figure: Figure, caption: str, alt: str, name: str) -> None:
+    """Display a figure: numbered, with its picture and data, in the book; as it is in a notebook.
+
+    Args:
+        figure: of `topoprune.report.figures`, with its data as the attribute `data`.
+        caption: MyST.
+        alt: what a reader who cannot see the figure should know.
+        name: of the files, and of the target that text refers to.
+    """
+    picture, data = DOWNLOADS / f"{name}.svg", DOWNLOADS / f"{name}.csv"
+    DOWNLOADS.mkdir(exist_ok=True)
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    picture.write_text(svg.getvalue())
+    figure.data.to_csv(data, index=False)
+    caption = f"{caption} {{download}}`SVG <{picture}>`, {{download}}`data (CSV) <{data}>`."
+    myst = "\n".join([f":::{{figure}} {picture}", f":name: {name}", f":alt: {alt}", "", caption, ":::"])
+    _display(myst, svg.getvalue())
 
 
 def check_parameters(names: dict) -> None:
@@ -45,7 +73,21 @@ def check_parameters(names: dict) -> None:
         and not isinstance(value, ModuleType)
         and not callable(value)
     }
-    if unknown := sorted(given - {"profile", "device", "seeds", "force"}):
+    if unknown := sorted(given - PARAMETERS):
         raise ValueError(
             f"unknown notebook parameter {', '.join(unknown)}: a chapter takes profile, device, seeds and force"
         )
+
+
+def _display(myst: str, html: str) -> None:
+    from IPython.display import display
+
+    display({"text/markdown": myst, "text/html": html}, raw=True)
+
+
+def _cell(value) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if np.isnan(value):
+        return ""
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"

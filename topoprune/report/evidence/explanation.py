@@ -1,0 +1,178 @@
+"""Claim 5: what the topological distance tells of damage and recovery beyond ratio and method."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from topoprune.report.evidence.statistics import (
+    error_on_other_networks,
+    holm,
+    mixed_effect,
+    residuals,
+    slope_over_networks,
+    standardized,
+)
+from topoprune.report.frames import DISTANCE, trials
+from topoprune.study import Record
+
+PREDICTORS = (DISTANCE, "removed norm", "lost rank", "damage")
+ROBUST_DISTANCES = (f"{DISTANCE}, H0 alone", f"{DISTANCE}, median layer", f"{DISTANCE}, capped")
+"""Distances that no single layer decides."""
+
+TARGETS = {"damage": 1, "area": -1}
+"""Target -> expected sign of the effect of a larger distance."""
+
+RATIO_AND_METHOD = "C(ratio) + C(method)"
+CELLS = "C(cell)"
+"""Each pair of ratio and method has a level of its own."""
+
+FEWEST_RECOVERIES = 10
+"""Recovered runs below which no hazards model is fitted."""
+
+
+def predictors(records: Sequence[Record]) -> pd.DataFrame:
+    """What a measure of the removal tells beyond ratio and method, of damage and of recovery.
+
+    Returns:
+        A row for each target and predictor: runs; seeds; partial correlation (given ratio, method and seed as
+        factors); effect (points of the target for one standard deviation), low, high, p (corrected by Holm) and
+        model of `mixed_effect`; error and error without: root mean squared error in points when each dense network
+        is predicted from the others, with the predictor and without it. NaN where networks are too few.
+    """
+    return _corrected([_predictor(*known, RATIO_AND_METHOD) for known in _registered(records)])
+
+
+def predictors_over_networks(records: Sequence[Record]) -> pd.DataFrame:
+    """The effects of `predictors`, one slope for each dense network and tested over the networks.
+
+    Returns:
+        A row for each target and predictor: target, predictor, and seeds, effect, low, high, p (corrected by Holm) of
+        `slope_over_networks`.
+    """
+    return _corrected(
+        [
+            {"target": target, "predictor": name, **slope_over_networks(known, RATIO_AND_METHOD)}
+            for known, target, name in _registered(records)
+        ]
+    )
+
+
+def sensitivity(records: Sequence[Record]) -> pd.DataFrame:
+    """`predictors` by other choices than the registered ones: a description, p uncorrected.
+
+    Each pair of ratio and method has a level of its own, so that what a method does at one ratio explains nothing.
+    Robust distances stand beside the registered one. A third target is the accuracy lost after fine-tuning, which,
+    unlike the recovery area, does not contain the damage.
+    """
+    frame = _targets(records)
+    asked = [
+        (_known(frame, target, name), target, name)
+        for target in (*TARGETS, "lost accuracy")
+        for name in (DISTANCE, *ROBUST_DISTANCES, *PREDICTORS[1:])
+        if name != target
+    ]
+    return pd.DataFrame([_predictor(*each, CELLS) for each in asked if _varies(each)], columns=[*_PREDICTOR_COLUMNS])
+
+
+def adjusted(records: Sequence[Record], name: str) -> pd.DataFrame:
+    """A predictor, damage and recovery area, each without what ratio, method and seed explain of it.
+
+    Returns:
+        A row for each trial: method, ratio, seed, the predictor, damage, recovery area.
+    """
+    frame = trials(records).dropna(subset=[name])
+    columns = (name, "damage", "recovery area")
+    if len(frame):
+        factors = f"{RATIO_AND_METHOD} + C(seed)"
+        frame = frame.assign(**{column: residuals(frame.assign(y=frame[column]), "y", factors) for column in columns})
+    return frame[["method", "ratio", "seed", *columns]]
+
+
+def hazards(records: Sequence[Record]) -> pd.DataFrame:
+    """Cox's proportional hazards of recovery, stratified by ratio and method; empty under ten recoveries.
+
+    Runs that share a dense network count as independent: the table describes, and enters no verdict.
+
+    Returns:
+        A row for each predictor: recovered (runs); hazard ratio of one standard deviation; low, high: its 95 %
+        interval; p, corrected by Holm.
+    """
+    frame = trials(records)
+    rows = []
+    for name in PREDICTORS:
+        known = frame.dropna(subset=[name])
+        if known["recovered"].sum() >= FEWEST_RECOVERIES and known[name].std() > 0:
+            rows.append({"predictor": name, "recovered": int(known["recovered"].sum()), **_hazard(known, name)})
+    table = pd.DataFrame(rows, columns=["predictor", "recovered", "hazard ratio", "low", "high", "p"])
+    return table.assign(p=holm(table["p"]))
+
+
+_PREDICTOR_COLUMNS = (
+    *("target", "predictor", "runs", "seeds", "partial correlation", "effect", "low", "high", "p", "model"),
+    *("error", "error without"),
+)
+
+
+def _targets(records: Sequence[Record]) -> pd.DataFrame:
+    frame = trials(records).rename(columns={"recovery area": "area"})
+    cells = frame["method"] + frame["ratio"].astype(str)
+    return frame.assign(cell=cells, **{"lost accuracy": frame["dense test"] - frame["test"]})
+
+
+def _registered(records: Sequence[Record]) -> list[tuple[pd.DataFrame, str, str]]:
+    """Runs with columns x and y, target and predictor of each registered question."""
+    frame = _targets(records)
+    asked = [(_known(frame, target, name), target, name) for target in TARGETS for name in PREDICTORS if name != target]
+    return [each for each in asked if _varies(each)]
+
+
+def _known(frame: pd.DataFrame, target: str, name: str) -> pd.DataFrame:
+    """The runs whose records have the predictor: x, standardised; y is the target."""
+    known = frame.dropna(subset=[name])
+    return known.assign(x=standardized(known[name]), y=known[target])
+
+
+def _varies(asked: tuple[pd.DataFrame, str, str]) -> bool:
+    known, _, name = asked
+    return len(known) > 2 and known[name].std() != 0
+
+
+def _predictor(known: pd.DataFrame, target: str, name: str, factors: str) -> dict:
+    x, y = (residuals(known, column, f"{factors} + C(seed)") for column in ("x", "y"))
+    varies = min(x.std(), y.std()) > 1e-9
+    return {
+        "target": target,
+        "predictor": name,
+        "runs": len(known),
+        "seeds": known["seed"].nunique(),
+        "partial correlation": float(np.corrcoef(x, y)[0, 1]) if varies else np.nan,
+        **mixed_effect(f"y ~ {factors} + x", known, "x"),
+        "error": error_on_other_networks(f"y ~ {factors} + x", known),
+        "error without": error_on_other_networks(f"y ~ {factors}", known),
+    }
+
+
+def _corrected(rows: list[dict]) -> pd.DataFrame:
+    table = pd.DataFrame(rows)
+    return table.assign(p=holm(table["p"])) if len(table) else pd.DataFrame(columns=[*_PREDICTOR_COLUMNS])
+
+
+def _hazard(known: pd.DataFrame, name: str) -> dict:
+    from lifelines import CoxPHFitter
+
+    data = pd.DataFrame(
+        {
+            "x": standardized(known[name]),
+            "ratio": known["ratio"],
+            "method": known["method"],
+            "time": known["recovery epochs"].clip(lower=0.5),
+            "recovered": known["recovered"],
+        }
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = CoxPHFitter(penalizer=0.01).fit(data, "time", "recovered", strata=["ratio", "method"])
+    low, high = np.exp(fit.confidence_intervals_.loc["x"])
+    return {"hazard ratio": float(np.exp(fit.params_["x"])), "low": low, "high": high, "p": fit.summary.loc["x", "p"]}

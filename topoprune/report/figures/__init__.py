@@ -1,0 +1,51 @@
+"""seaborn figures from records, nothing else.
+
+Every function returns a matplotlib figure whose attribute `data` is the frame that it draws; `show` puts both into a
+chapter. A shade or bar is the 95 % t-interval over dense networks unless the function says otherwise; with one
+network there is none.
+"""
+
+from topoprune.report.figures.accuracy import (
+    ablation_plot,
+    accuracy_by_cost,
+    accuracy_by_ratio,
+    difference_plot,
+    recovery_curves,
+    selection_cost,
+    survival_curves,
+    training_curves,
+)
+from topoprune.report.figures.drawing import style
+from topoprune.report.figures.interactive import explorer
+from topoprune.report.figures.layers import damage_against_recovery, layer_map, partial_effect
+from topoprune.report.figures.measurements import bench_growth, engine_growth, engine_operations, engine_removal
+from topoprune.report.figures.portrait import barcodes, filters_in_the_plane, persistence_diagrams
+from topoprune.report.figures.search import convergence, search_courses, searches
+from topoprune.report.notebook import show_figure as show
+
+__all__ = [
+    "ablation_plot",
+    "accuracy_by_cost",
+    "accuracy_by_ratio",
+    "barcodes",
+    "bench_growth",
+    "convergence",
+    "damage_against_recovery",
+    "difference_plot",
+    "engine_growth",
+    "engine_operations",
+    "engine_removal",
+    "explorer",
+    "filters_in_the_plane",
+    "layer_map",
+    "partial_effect",
+    "persistence_diagrams",
+    "recovery_curves",
+    "search_courses",
+    "searches",
+    "selection_cost",
+    "show",
+    "style",
+    "survival_curves",
+    "training_curves",
+]
