@@ -1,1 +1,1 @@
-"""Benchmarks of the fitness and of training, and the torture test. Their output is JSON."""
+"""Benchmarks of the fitness and of training, and the torture test. They write JSON, which the book shows."""

@@ -1,4 +1,4 @@
-"""What the measurements share: the machine, the memory of a process, tables printed and kept."""
+"""Describe the machine and its memory; run the sections of a benchmark and keep their tables."""
 
 import json
 import os
@@ -13,36 +13,35 @@ import pandas as pd
 
 from topoprune import files
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+"""Column -> value: one line of a table."""
 
 
-def run(sections: dict[str, Callable[..., Rows]], arguments: tuple, found: dict, output: Path) -> None:
-    """Run all sections, print their tables under `found`, and write both after each.
+def run_sections(
+    sections: dict[str, Callable[..., list[Row]]], arguments: tuple[Any, ...], heading: dict[str, Any], output: Path
+) -> None:
+    """Run each section, print its table, and write all tables so far to `output`.
 
     Args:
-        sections: name -> a function of `arguments`, its first line of documentation the title.
-        arguments: what every section is given.
-        found: what is known before; each section's rows are added under its name.
-        output: file of the JSON; never half written.
+        sections: name -> function that returns the rows of a table. The first line of its docstring is the title.
+        arguments: passed to every section.
+        heading: facts that stand before the tables in the JSON, such as the machine.
+        output: JSON file, replaced atomically after each section.
     """
-    print(json.dumps(found, indent=1))
+    print(json.dumps(heading, indent=1))
+    tables: dict[str, list[Row]] = {}
     for name, section in sections.items():
         started = time.perf_counter()
-        found[name] = section(*arguments)
+        tables[name] = section(*arguments)
         print(f"\n{(section.__doc__ or name).splitlines()[0]} ({time.perf_counter() - started:.0f} s)")
-        print(pd.DataFrame(found[name]).to_string(index=False, float_format=lambda x: f"{x:.4g}"), flush=True)
-        files.write(output, (json.dumps(found, indent=1) + "\n").encode())
+        print(pd.DataFrame(tables[name]).to_string(index=False, float_format=lambda x: f"{x:.4g}"), flush=True)
+        files.write(output, (json.dumps({**heading, **tables}, indent=1) + "\n").encode())
 
 
-def machine(packages: list[str]) -> dict[str, Any]:
-    """Processor, cores, load of others and versions; no names or paths."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [x.split(":")[1].strip() for x in lines if x.startswith("model name")]
-        model = names[0] if names else model
+def describe_machine(packages: list[str]) -> Row:
+    """Processor, cores, load, and versions of Python and `packages`. Names no host and no path."""
     return {
-        "processor": model,
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "load before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
@@ -50,17 +49,31 @@ def machine(packages: list[str]) -> dict[str, Any]:
     }
 
 
-def memory(field: str, reset: bool = False) -> int | None:
-    """A field of the process's memory (VmRSS, VmHWM) in KiB where the system (Linux) tells it.
+def _processor() -> str:
+    if os.path.exists("/proc/cpuinfo"):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
 
-    Args:
-        field: as /proc/self/status calls it.
-        reset: let the peak, VmHWM, start again from here.
-    """
+
+def resident_memory() -> int | None:
+    """Memory of this process in KiB, or None where the system is not Linux. Resets the peak to it."""
     try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return _status_field("VmRSS")
+
+
+def peak_memory() -> int | None:
+    """Largest memory of this process in KiB since `resident_memory` was called, or None where unknown."""
+    return _status_field("VmHWM")
+
+
+def _status_field(name: str) -> int | None:
+    try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    return next(int(x.split()[1]) for x in lines if x.startswith(field + ":"))
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))

@@ -35,9 +35,11 @@ from topoprune import files, study
 from topoprune.files import FileError, FileWarning
 from topoprune.measure.machine import machine
 from topoprune.study import workers
-from topoprune.study.execution import DENSE, TUNED, reached, run_folder, timeless
+from topoprune.study.execution import without_times
+from topoprune.study.locks import leftovers
 from topoprune.study.provenance import provenance
-from topoprune.study.store import Store, temporaries
+from topoprune.study.run_folder import DENSE, FINE_TUNING, finished_steps, run_folder
+from topoprune.study.store import Store
 from topoprune.study.trial import Dense, Record, Trial, spec_key
 from topoprune.training import Recipe
 
@@ -281,7 +283,7 @@ def held(folder: Path, epochs: int) -> tuple[int, ...]:
     made = _records(folder)
     if spec_key(trial) in made:
         return len(made), epochs, 1, 0, epochs
-    at = reached(trial, folder / "cache")
+    at = finished_steps(trial, folder / "cache")
     return len(made), at["dense"], at["selected"], at["generations"], at["tuned"]
 
 
@@ -319,7 +321,7 @@ def torn(folder: Path) -> list[str]:
 
 def recorded(folder: Path) -> dict[str, dict]:
     """Key -> record of a trial's folder, without times and provenance."""
-    return {key: timeless(Record.from_json(record)) for key, record in _records(folder).items()}
+    return {key: without_times(Record.from_json(record)) for key, record in _records(folder).items()}
 
 
 def difference(expected, made, name: str = "") -> list[str]:
@@ -448,7 +450,7 @@ def _kill_one(cache: Path, workers: list) -> str:
     for sign in cache.glob("runs/trial-*/running.json"):
         with contextlib.suppress(FileError):
             _, at = files.check_json(sign)
-            if (sign.parent / TUNED).exists() and at["process"] in [worker.pid for worker in workers]:
+            if (sign.parent / FINE_TUNING).exists() and at["process"] in [worker.pid for worker in workers]:
                 os.kill(at["process"], signal.SIGKILL)
                 return "trial"
     return ""
@@ -471,7 +473,7 @@ def _study(folder: Path, command: list[str]) -> subprocess.Popen:
 
 def _all_records(folder: Path) -> dict[str, dict]:
     return {
-        key: timeless(Record.from_json(line))
+        key: without_times(Record.from_json(line))
         for file in (folder / "results").glob("*.jsonl")
         for key, line in Store(file).load().items()
     }
@@ -535,7 +537,7 @@ def _leftovers(folder: Path, epochs: int) -> set[Path]:
     """Temporary names under which files are being, or were, written."""
     runs = [run_folder(spec, folder / "cache") for spec in specs(epochs)]
     places = [*runs, folder / "results" / f"{NAME}.jsonl"]
-    return {file for place in places for file in temporaries(place)}
+    return {file for place in places for file in leftovers(place)}
 
 
 def _short(value) -> str:
