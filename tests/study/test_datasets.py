@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from topoprune.study import datasets, store
+from topoprune.study import datasets, locks
 
 
 def test_digits_are_split_without_overlap():
@@ -94,7 +94,7 @@ def test_a_batch_that_another_process_is_unpacking_is_waited_for(official):
     whole = (official / "data_batch_3").read_bytes()
     (official / "data_batch_3").write_bytes(whole[:-1])
     with ThreadPoolExecutor(1) as other:
-        with store.locked(official):
+        with locks.locked(official):
             loaded = other.submit(datasets.load, "cifar10")
             with pytest.raises(TimeoutError):
                 loaded.result(timeout=3)

@@ -10,8 +10,8 @@ from conftest import TINY
 
 from topoprune import genetic, study
 from topoprune.__main__ import main
-from topoprune.study import execution, progress, signs
-from topoprune.study.execution import run_folder
+from topoprune.study import execution, progress, run_folder as folders_module
+from topoprune.study.run_folder import run_folder
 from topoprune.study.trial import Record
 
 
@@ -56,7 +56,7 @@ def test_a_run_is_seen_while_it_runs_once_it_died_and_when_it_is_done(folders, c
     with at_work() as (process, _):
         seen = states()[study.describe(dense)]
         assert seen["state"] == "running" and seen["process"] == process.pid
-        assert seen["reached"] == "epoch 1 of 2" and seen["device"] == "cpu"
+        assert seen["progress"] == "epoch 1 of 2" and seen["device"] == "cpu"
         assert abs(time.time() - seen["since"]) < 3600
         assert study.status("tiny", [0])["workers"] == 1
         assert main(["status", "--profile", "tiny", "--seeds", "0"]) == 0
@@ -64,7 +64,7 @@ def test_a_run_is_seen_while_it_runs_once_it_died_and_when_it_is_done(folders, c
         assert "0 done, 4 missing, 1 running, 3 waiting" in shown
         assert f"epoch 1 of 2, process {process.pid} on {seen['host']}, cpu, since " in shown
     assert states()[study.describe(dense)]["state"] == "dead"
-    assert states()[study.describe(chosen)] == {"run": study.describe(chosen), "reached": "", "state": "waiting"}
+    assert states()[study.describe(chosen)] == {"run": study.describe(chosen), "progress": "", "state": "waiting"}
     study.records("tiny", [dense])
     assert study.describe(dense) in study.status("tiny", [0])["done"]
     assert main(["status", "--profile", "tiny", "--seeds", "0"]) == 0
@@ -83,7 +83,7 @@ def test_a_failure_leaves_its_line_until_the_run_is_begun_again(folders, monkeyp
             study.records("tiny", [dense, chosen])
     failed = states()[study.describe(chosen)]
     assert failed["state"] == "failed" and failed["error"] == "MemoryError: too large"
-    assert failed["process"] == os.getpid() and failed["reached"] == "selection"
+    assert failed["process"] == os.getpid() and failed["progress"] == "selection"
     assert main(["status", "--profile", "tiny", "--seeds", "0"]) == 0
     assert "failed: l1 at ratio 0.5, seed 0, selection, process" in capsys.readouterr().out
     study.records("tiny", [chosen])
@@ -115,20 +115,20 @@ def test_time_left_is_shared_out_among_the_workers(folders):
     missing = study.trial_specs("tiny", methods=["l1"])
     found = [Record(missing[0], {}, {"seconds": 90.0})]
     now = [{"state": "running", "since": time.time() - 60}, {"state": "running", "since": 0.0}]
-    assert progress._estimate(missing, now, found) == pytest.approx(30, abs=5)
-    assert progress._estimate(missing, [{"state": "waiting"}] * 2, found) == 180
-    assert progress._estimate(missing, [{"state": "waiting"}] * 2, []) is None
+    assert progress.seconds_left(missing, now, found) == pytest.approx(30, abs=5)
+    assert progress.seconds_left(missing, [{"state": "waiting"}] * 2, found) == 180
+    assert progress.seconds_left(missing, [{"state": "waiting"}] * 2, []) is None
 
 
 def test_a_sign_that_is_no_sign_is_none(folders):
     folder = run_folder(study.specs("tiny", [0])[0])
-    assert signs.state(folder) == {"state": "waiting"}
+    assert folders_module.run_state(folder) == {"state": "waiting"}
     folder.mkdir(parents=True)
     (folder / "running.json").write_text("{")
-    assert signs.state(folder) == {"state": "waiting"}
-    assert signs.epochs(folder / "none.safetensors") == 0
+    assert folders_module.run_state(folder) == {"state": "waiting"}
+    assert folders_module.finished_epochs(folder / "none.safetensors") == 0
     (folder / "dense.safetensors").write_bytes(b"x" * 40)
-    assert signs.epochs(folder / "dense.safetensors") == 0
+    assert folders_module.finished_epochs(folder / "dense.safetensors") == 0
 
 
 def test_finished_generations_are_counted_and_a_damaged_search_has_none(tmp_path):
@@ -136,8 +136,8 @@ def test_finished_generations_are_counted_and_a_damaged_search_has_none(tmp_path
         return population.sum(axis=1).astype(float)
 
     file = tmp_path / "search-0.json"
-    assert signs.generations(file) == 0
+    assert folders_module.finished_generations(file) == 0
     genetic.evolve(12, 6, fitness, genetic.Search(population=4, generations=3), checkpoint=file)
-    assert signs.generations(file) == 4  # the random first one too
+    assert folders_module.finished_generations(file) == 4  # the random first one too
     file.write_bytes(file.read_bytes()[:-1])
-    assert signs.generations(file) == 0
+    assert folders_module.finished_generations(file) == 0

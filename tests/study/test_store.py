@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from topoprune import files
 from topoprune.files import FileError, FileWarning
-from topoprune.study import store
+from topoprune.study import locks
 from topoprune.study.store import Store
 
 
@@ -274,9 +274,9 @@ def test_what_killed_writers_left_goes_with_the_next_lock(tmp_path):
     others = [folder / ".hidden", folder / "x.safetensors", tmp_path / ".other.jsonl.abcdefgh"]
     for path in left + others:
         path.write_text("")
-    assert store.temporaries(folder) == left[:1] and store.temporaries(file) == left[1:]
+    assert locks.leftovers(folder) == left[:1] and locks.leftovers(file) == left[1:]
     for path in (folder, file):
-        assert not store.is_locked(path)
-        with store.locked(path):
-            assert store.is_locked(path)
+        assert not locks.is_locked(path)
+        with locks.locked(path):
+            assert locks.is_locked(path)
     assert not any(path.exists() for path in left) and all(path.exists() for path in others)

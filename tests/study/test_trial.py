@@ -15,11 +15,13 @@ from topoprune.__main__ import main
 from topoprune.files import FileError, FileWarning, read_tensors, write_json, write_tensors
 from topoprune.models import build
 from topoprune.report import tables
-from topoprune.study import execution, grid, profiles, store
+from topoprune.study import execution, profiles, store
 from topoprune.study.damage import live_share, recovery
-from topoprune.study.execution import run, run_folder, timeless
-from topoprune.study.store import Store, locked
-from topoprune.study.trial import Dense, Portrait, Record, Trial, plain, spec_key
+from topoprune.study.execution import run, without_times
+from topoprune.study.locks import locked
+from topoprune.study.run_folder import DENSE, RECORD, SELECTION, discard_run, run_folder
+from topoprune.study.store import Store
+from topoprune.study.trial import Dense, Portrait, Record, Trial, spec_fields, spec_key
 
 
 def by_kind(records: list[Record]) -> list[Record]:
@@ -62,7 +64,7 @@ def test_searches_of_the_first_schema_are_read(tiny_study):
 
 def test_a_finished_trial_is_not_run_again(tiny_study, monkeypatch):
     records = tiny_study.records
-    monkeypatch.setattr(grid, "run", None)
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tiny_study.results))
     assert by_kind(study.records("tiny")) == records
 
 
@@ -72,7 +74,7 @@ def test_the_same_seed_gives_the_same_record_and_force_runs_again(tiny_study, mo
     monkeypatch.setattr(grid, "run", lambda *a: calls.append(a) or run(*a))
     again = study.records("tiny", [records[3].spec], force=True)
     assert len(calls) == 1
-    assert timeless(again[0]) == timeless(records[3])
+    assert without_times(again[0]) == without_times(records[3])
 
 
 def power_fails_in_fine_tuning(monkeypatch) -> list[int]:
@@ -97,7 +99,7 @@ def test_an_interrupted_trial_continues_from_its_last_epoch(tiny_study, folders,
         study.records("tiny", [spec])
     again = study.records("tiny", [spec])
     assert calls == [0, 1, 0, 1, 1]
-    assert timeless(again[0]) == timeless(records[2])
+    assert without_times(again[0]) == without_times(records[2])
     assert not list((folders / "cache" / "runs").glob("trial-*/*"))
 
 
@@ -107,7 +109,7 @@ def test_what_was_begun_on_another_dense_network_is_set_aside(tiny_study, folder
     calls = power_fails_in_fine_tuning(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(spec)
-    checkpoint = execution.run_folder(spec.dense) / execution.DENSE
+    checkpoint = run_folder(spec.dense) / DENSE
     tensors, about = read_tensors(checkpoint)
     tensors["model.classifier.bias"] += 1e-3
     write_tensors(checkpoint, tensors, about)
@@ -124,14 +126,14 @@ def test_a_record_that_another_process_made_meanwhile_is_taken(tiny_study, folde
     if by == "store":
         kept.append(record.to_json())
     else:
-        write_json(execution.run_folder(record.spec) / execution.MADE, record.key, record.to_json())
+        write_json(run_folder(record.spec) / RECORD, record.key, record.to_json())
     monkeypatch.setattr(execution, "_run_trial", None)
     assert run(record.spec, None, kept.path) == record
 
 
 def test_what_runs_elsewhere_is_not_forced(tiny_study, folders):
     spec = tiny_study.records[2].spec
-    with locked(execution.run_folder(spec)), pytest.raises(FileError, match="l1 at .* is running in another"):
+    with locked(run_folder(spec)), pytest.raises(FileError, match="l1 at .* runs in another"):
         study.records("tiny", [spec], force=True)
 
 
@@ -141,7 +143,7 @@ def test_threads_of_one_process_do_not_mix_their_random_numbers(tiny_study, fold
     dense = tiny_study.records[:2]
     with ThreadPoolExecutor(2) as pool:
         again = study.records("tiny", [record.spec for record in dense], executor=pool)
-    assert list(map(timeless, again)) == list(map(timeless, dense))
+    assert list(map(without_times, again)) == list(map(without_times, dense))
 
 
 def test_the_deterministic_mode_changes_nothing_on_the_cpu(tiny_study, folders, monkeypatch):
@@ -154,9 +156,9 @@ def test_the_deterministic_mode_changes_nothing_on_the_cpu(tiny_study, folders, 
         "_epoch",
         lambda *arguments: modes.append(torch.are_deterministic_algorithms_enabled()) or epoch(*arguments),
     )
-    assert timeless(run(records[2].spec, "cpu")) == timeless(records[2])
+    assert without_times(run(records[2].spec, "cpu")) == without_times(records[2])
     monkeypatch.setenv("TOPOPRUNE_DETERMINISTIC", "1")
-    execution.forget(records[2].spec)
+    discard_run(records[2].spec)
     run(records[2].spec, "cpu")
     assert modes == [False] * 4 + [True] * 2
     assert not torch.are_deterministic_algorithms_enabled()
@@ -167,11 +169,11 @@ def test_on_cuda_an_interrupted_run_continues_bit_for_bit_in_deterministic_mode(
     spec = tiny_study.records[2].spec
     whole = run(spec, "cuda")
     for made_of in (spec.dense, spec):
-        execution.forget(made_of)
+        discard_run(made_of)
     power_fails_in_fine_tuning(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(spec, "cuda")
-    assert timeless(run(spec, "cuda")) == timeless(whole)
+    assert without_times(run(spec, "cuda")) == without_times(whole)
 
 
 def interrupted_when_chosen(spec, monkeypatch, device="cpu") -> Path:
@@ -217,14 +219,14 @@ def test_a_selection_that_is_not_this_trial_s_is_made_again(tiny_study, folders,
         path.write_text(text)
     with pytest.warns(FileWarning, match=f"selection.json {reason}.*set aside as selection.json.refused"):
         again = study.records("tiny", [records[2].spec])
-    assert timeless(again[0]) == timeless(records[2])
+    assert without_times(again[0]) == without_times(records[2])
 
 
 def test_a_sound_selection_is_not_made_again(tiny_study, folders, monkeypatch):
     records = tiny_study.records
     interrupted_when_chosen(records[3].spec, monkeypatch)
     monkeypatch.setattr(execution, "run_selection", None)
-    assert timeless(study.records("tiny", [records[3].spec])[0]) == timeless(records[3])
+    assert without_times(study.records("tiny", [records[3].spec])[0]) == without_times(records[3])
 
 
 def test_what_lacks_is_not_run_where_that_is_forbidden(tiny_study, folders, monkeypatch):
@@ -251,7 +253,7 @@ def test_one_process_finishes_a_comparison_before_the_next_dense_network():
 
 def test_a_profile_without_methods_is_its_dense_networks():
     assert study.specs("study-whole", [1]) == study.dense_specs("study-whole", [1])
-    with pytest.raises(ValueError, match="unknown method of study-whole: l1"):
+    with pytest.raises(ValueError, match="unknown methods of study-whole: l1"):
         study.specs("study-whole", methods=["l1"])
 
 
@@ -265,9 +267,9 @@ def test_some_methods_and_ratios_of_a_profile():
         ("l1", 0.3),
     ]
     assert all(spec in study.specs("study") for spec in some)
-    with pytest.raises(ValueError, match="unknown ratio of study: 0.4; choose from 0.3, 0.5"):
+    with pytest.raises(ValueError, match="unknown ratios of study: 0.4; choose from 0.3, 0.5"):
         study.specs("study", ratios=[0.4])
-    with pytest.raises(ValueError, match="unknown method of study: luck; choose from random, l1"):
+    with pytest.raises(ValueError, match="unknown methods of study: luck; choose from random, l1"):
         study.specs("study", methods=["luck"])
 
 
@@ -343,11 +345,12 @@ def test_no_other_dense_network_than_the_one_on_record_is_pruned(tiny_study, tmp
     dense, spec = tiny_study.records[0], tiny_study.records[2].spec
     records = store.Store(tmp_path / "tiny.jsonl")
     other = {**dense.result, "validation": dense.result["validation"] + 0.01}
+    del other["network"]
     records.append(dataclasses.replace(dense, result=other).to_json())
     for pruned in (spec, tiny_study.records[6].spec):
-        with pytest.raises(files.FileError, match="is not the one on record .* with force"):
+        with pytest.raises(files.FileError, match="is not the one on record .* with --force"):
             run(pruned, "cpu", records.path)
-    assert not (run_folder(spec) / execution.SELECTION).exists()  # nothing was spent on it
+    assert not (run_folder(spec) / SELECTION).exists()  # nothing was spent on it
 
 
 def test_dense_networks_with_cutout_are_of_the_same_data_and_recipe():
@@ -357,10 +360,10 @@ def test_dense_networks_with_cutout_are_of_the_same_data_and_recipe():
 
 def test_younger_settings_leave_old_keys_alone(tiny_study):
     dense = tiny_study.records[0].spec
-    known = set(plain(dense)["recipe"])
+    known = set(spec_fields(dense)["recipe"])
     assert not known & {"muon_rate", "muon_decay", "cutout"}
     with_muon = dataclasses.replace(dense, recipe=dataclasses.replace(dense.recipe, muon_rate=0.05))
-    assert set(plain(with_muon)["recipe"]) == known | {"muon_rate"}
+    assert set(spec_fields(with_muon)["recipe"]) == known | {"muon_rate"}
     assert spec_key(with_muon) != spec_key(dense)
 
 

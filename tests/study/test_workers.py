@@ -17,7 +17,7 @@ from topoprune import study
 from topoprune.__main__ import main
 from topoprune.measure.torture import dask_cluster
 from topoprune.study import RunError, grid, workers
-from topoprune.study.execution import timeless
+from topoprune.study.execution import without_times
 from topoprune.study.trial import Trial
 
 
@@ -33,7 +33,7 @@ def alone(tmp_path_factory):
         torch.set_num_threads(1)
         made = study.records("tiny", wanted())
         torch.set_num_threads(threads)
-    return [timeless(record) for record in made]
+    return [without_times(record) for record in made]
 
 
 def wanted():
@@ -65,7 +65,7 @@ def test_three_workers_one_killed_give_the_records_of_one(alone, folders):
     made = workers.on_processes(3, "tiny", wanted())
     killer.join(10)
     assert not killer.is_alive()
-    assert [timeless(record) for record in made] == alone
+    assert [without_times(record) for record in made] == alone
 
 
 def test_a_failing_run_keeps_no_other_from_its_record(folders, monkeypatch):
@@ -145,7 +145,7 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_records(alone, folder
     made = workers.on_cluster(address, "tiny", wanted())
     killer.join(10)
     assert sorted(worker.poll() or 0 for worker in dask_workers) == [-signal.SIGKILL, 0]
-    assert [timeless(record) for record in made] == alone
+    assert [without_times(record) for record in made] == alone
 
 
 def test_a_mistake_is_one_line(capsys):

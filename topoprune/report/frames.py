@@ -12,7 +12,7 @@ import pandas as pd
 
 from topoprune.files import FileError
 from topoprune.study import LAYERWISE, Dense, Record, Trial, describe, variant
-from topoprune.study.execution import WITHIN
+from topoprune.study.execution import RECOVERY_MARGIN
 
 NAMES = {
     "random": "random",
@@ -220,7 +220,7 @@ def _refuse_another_network(record: Record, dense: dict) -> None:
     """Compare the digests of the weights; older records lack them, so compare their validation accuracies."""
     digests = record.result.get("network"), dense.get("network")
     goal = record.result["recovery"]["goal"]
-    same = digests[0] == digests[1] if all(digests) else abs(goal + WITHIN - dense["validation"]) <= 1e-9
+    same = digests[0] == digests[1] if all(digests) else abs(goal + RECOVERY_MARGIN - dense["validation"]) <= 1e-9
     if not same:
         raise FileError(
             f"{describe(record.spec)} pruned another dense network than the one on record: "

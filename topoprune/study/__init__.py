@@ -1,11 +1,18 @@
 """The experiments: profiles, trials, records, and the processes that run them.
 
-`records` is the way in: what the store of a profile has is loaded, what it lacks is run.
+Start with `records`: it loads the records of a profile, and runs those that are missing.
 """
 
 from topoprune.study.datasets import load as load_data
 from topoprune.study.execution import run
-from topoprune.study.grid import RunError, companion_records, records, records_store, results_folder
+from topoprune.study.grid import (
+    RunError,
+    companion_records,
+    records,
+    records_of_profiles,
+    records_store,
+    results_folder,
+)
 from topoprune.study.profiles import (
     LAYERWISE,
     PROFILES,
@@ -18,10 +25,11 @@ from topoprune.study.profiles import (
     specs,
     trial_specs,
     variant,
+    with_companions,
 )
 from topoprune.study.progress import status, status_lines
 from topoprune.study.store import Store
-from topoprune.study.trial import Dense, Portrait, Record, Trial
+from topoprune.study.trial import Dense, Portrait, Record, Trial, spec_key
 
 __all__ = [
     "LAYERWISE",
@@ -41,12 +49,15 @@ __all__ = [
     "portrait_spec",
     "profile",
     "records",
+    "records_of_profiles",
     "records_store",
     "results_folder",
     "run",
+    "spec_key",
     "specs",
     "status",
     "status_lines",
     "trial_specs",
     "variant",
+    "with_companions",
 ]

@@ -1,7 +1,7 @@
-"""Images for training, validation and test, resident on one device.
+"""The study's images: CIFAR-10, and scikit-learn's digits for quick runs.
 
-CIFAR-10 comes through torchvision from `TOPOPRUNE_DATA` (or the cache), checked by its MD5 sums
-before it is read and downloaded where it is missing; the digits are embedded in scikit-learn.
+torchvision reads CIFAR-10 from TOPOPRUNE_DATA (or the cache), after its MD5 sums are checked; what is
+missing is downloaded. The digits are part of scikit-learn.
 """
 
 import os
@@ -13,12 +13,13 @@ import platformdirs
 import torch
 
 from topoprune.data import Data, Split
-from topoprune.study.store import is_locked, locked
+from topoprune.study.locks import is_locked, locked
 
 VALIDATION = 5_000
+"""Training images of CIFAR-10 that are held out for validation."""
 
 CLASSES = {"cifar10": 10, "cifar10-whole": 10, "digits": 10}
-"""Number of classes of each data set, for what reads records and loads no image."""
+"""Number of classes of each data set; no image is loaded for it."""
 
 
 class DataError(RuntimeError):
@@ -26,26 +27,31 @@ class DataError(RuntimeError):
 
 
 def folder() -> Path:
-    """Where data sets lie: `TOPOPRUNE_DATA`, or `data` in the user's cache."""
+    """Folder of the data sets: TOPOPRUNE_DATA, or `data` in the cache."""
     return Path(os.environ.get("TOPOPRUNE_DATA") or cache() / "data")
 
 
 def cache() -> Path:
-    """Where checkpoints and downloads lie: `TOPOPRUNE_CACHE`, or the user's cache folder."""
+    """Folder of checkpoints and downloads: TOPOPRUNE_CACHE, or the user's cache folder."""
     return Path(os.environ.get("TOPOPRUNE_CACHE") or platformdirs.user_cache_dir("topoprune"))
 
 
-def load(dataset: str, device="cpu") -> Data:
-    """The data set, ready on `device`.
+def load(dataset: str, device: str | torch.device = "cpu") -> Data:
+    """Load a data set onto a device.
 
     Args:
-        dataset: "cifar10" (45,000 / 5,000 / 10,000 images), "cifar10-whole" (50,000 / 5,000 / 10,000:
-            the validation images are trained on too) or "digits" (scikit-learn's 8x8 digits enlarged
-            to 32x32x3: 1,077 / 360 / 360 images).
+        dataset: with the numbers of images for training, validation and test:
+            "cifar10" (45,000, 5,000, 10,000);
+            "cifar10-whole" (50,000, 5,000, 10,000; the validation images are trained on too);
+            "digits" (1,077, 360, 360; scikit-learn's digits, enlarged from 8x8 to 32x32x3).
+        device: "cpu", "cuda" or "cuda:1".
 
     Raises:
         ValueError: unknown data set.
-        DataError: a file is missing and cannot be downloaded, or is corrupt.
+        DataError: a file is corrupt, or missing and cannot be downloaded.
+
+    >>> len(load("digits").train)
+    1077
     """
     if dataset not in DATASETS:
         raise ValueError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
@@ -53,12 +59,12 @@ def load(dataset: str, device="cpu") -> Data:
 
 
 def cifar10() -> Data:
-    """CIFAR-10 (Krizhevsky, 2009), its last 5,000 shuffled training images held out."""
+    """CIFAR-10 (Krizhevsky, 2009); 5,000 of its training images, drawn at random, are held out."""
     return _data("cifar10", *_cifar10(), VALIDATION, classes=CLASSES["cifar10"], flips=True)
 
 
 def cifar10_whole() -> Data:
-    """CIFAR-10, trained on as the literature does: on all images; validation measures the fit then."""
+    """CIFAR-10 with all training images, as in the literature: validation then measures the fit."""
     train, test = _cifar10()
     part = _data("cifar10-whole", train, test, VALIDATION, classes=CLASSES["cifar10-whole"], flips=True)
     return replace(part, train=train, **_channels(train))
@@ -67,13 +73,13 @@ def cifar10_whole() -> Data:
 def _cifar10() -> tuple[Split, Split]:
     from torchvision.datasets import CIFAR10
 
-    _check_cifar10(CIFAR10)
+    _require_cifar10(CIFAR10)
     train, test = (CIFAR10(str(folder()), train=part) for part in (True, False))
     return _split(train.data, train.targets), _split(test.data, test.targets)
 
 
 def digits() -> Data:
-    """scikit-learn's 1,797 handwritten digits, each pixel drawn as 4x4, in three equal channels."""
+    """scikit-learn's 1,797 handwritten digits, each pixel repeated 4x4 and in three equal channels."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -81,14 +87,16 @@ def digits() -> Data:
     images = np.clip(source.images * 16, 0, 255).astype(np.uint8)
     images = np.repeat(images.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=3)
     parts = train_test_split(images, source.target, test_size=360, random_state=0, stratify=source.target)
-    return _data("digits", _split(parts[0], parts[2]), _split(parts[1], parts[3]), 360, classes=CLASSES["digits"], flips=False)
+    return _data(
+        "digits", _split(parts[0], parts[2]), _split(parts[1], parts[3]), 360, classes=CLASSES["digits"], flips=False
+    )
 
 
 DATASETS = {"cifar10": cifar10, "cifar10-whole": cifar10_whole, "digits": digits}
 
 
-def _check_cifar10(dataset) -> None:
-    """Download what is missing; name any file that is corrupt."""
+def _require_cifar10(dataset) -> None:
+    """Download what is missing; name a file that is corrupt."""
     base = folder() / dataset.base_folder
     files = [*dataset.train_list, *dataset.test_list, [dataset.meta["filename"], dataset.meta["md5"]]]
     cure = (
@@ -96,7 +104,7 @@ def _check_cifar10(dataset) -> None:
         f"python version of CIFAR-10 (cifar-10-python.tar.gz, unpacked) under {folder()}"
     )
     unfit = _unfit(base, files)
-    if unfit and is_locked(base):  # another process downloads: what it wrote by now is not corrupt
+    if unfit and is_locked(base):  # another process downloads: its files are not corrupt, but not finished
         with locked(base):
             unfit = _unfit(base, files)
     for name, md5 in unfit:
@@ -113,7 +121,7 @@ def _check_cifar10(dataset) -> None:
 
 
 def _unfit(base: Path, files: list) -> list:
-    """Those of `files`, names with MD5 sums, that are not there or not as they should be."""
+    """The files, named with their MD5 sums, that are missing or have another sum."""
     from torchvision.datasets.utils import check_integrity
 
     return [(name, md5) for name, md5 in files if not check_integrity(str(base / name), md5)]

@@ -1,210 +1,232 @@
-"""One trial: dense model -> select -> remove -> measure damage -> fine-tune -> record."""
+"""Run one spec: train a dense network, or prune it, measure the damage and fine-tune, or draw its portrait."""
 
 import contextlib
+import functools
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from topoprune import files, fitness
 from topoprune._engine.precision import default_device
 from topoprune.data import Data
 from topoprune.models import build
 from topoprune.network import cost, couplings, remove
-from topoprune.selection import run_selection
-from topoprune.study import datasets, signs
+from topoprune.selection import NNI_PRUNERS, run_selection
+from topoprune.study import datasets
 from topoprune.study.damage import live_share, plain_damage, recovery, topological_damage
 from topoprune.study.provenance import provenance
-from topoprune.study.store import Store, locked
-from topoprune.study.trial import Dense, Portrait, Record, Trial, plain, searches_by_column, spec_key
+from topoprune.study.run_folder import (
+    DENSE,
+    FINE_TUNING,
+    RECORD,
+    SELECTION,
+    claimed,
+    failure_noted,
+    run_folder,
+)
+from topoprune.study.store import Store
+from topoprune.study.trial import Dense, Portrait, Record, Spec, Trial, searches_by_column, spec_fields, spec_key
 from topoprune.topological import points
 from topoprune.training import accuracy, recalibrate, train
 
-WITHIN = 0.005
-"""Recovered: validation accuracy within this of the dense model's."""
-
-
-DENSE, SELECTION, TUNED, MADE = ("dense.safetensors", "selection.json", "fine-tuning.safetensors", "record.json")
-"""What a run keeps in its folder until its record is stored."""
-
+RECOVERY_MARGIN = 0.005
+"""A network has recovered if its validation accuracy is within this of the dense network's."""
 
 TIMES = {"seconds", "selection_seconds", "latency_ms", "images_per_second"}
-"""Fields of a result that were timed: two runs of one trial agree in all others."""
+"""Fields of a result that differ from run to run of one spec."""
 
 
-def run(spec: Dense | Trial | Portrait, device: str | None = None, records: Path | None = None) -> Record:
-    """Carry out `spec`; an interrupted run continues from its last finished epoch.
+def run(spec: Spec, device: str | None = None, *records: Path) -> Record:
+    """Run `spec`; an interrupted run continues from its last finished epoch.
 
-    On CUDA it does so bit for bit in deterministic mode alone, see `training.repeatable`. Threads of
-    one process take turns: they share PyTorch's random numbers. The record of a trial stays in the
-    cache, and is returned from there, until `forget`.
+    It does so bit for bit on the CPU, and on CUDA with TOPOPRUNE_DETERMINISTIC=1 in the environment. Threads of one
+    process take turns, because they share PyTorch's random numbers.
 
     Args:
-        spec: what to measure.
-        device: "cpu", "cuda", "cuda:1"; by default CUDA where there is one.
-        records: file of a `Store`; a record that another process put there while this one waited
-            for it is returned as it is, and no dense network is pruned but the one that it knows.
+        spec: what to run.
+        device: "cpu", "cuda" or "cuda:1"; by default CUDA if there is a device.
+        records: files of `Store`s that the record is for. If one of them holds it by now, that one is returned:
+            another process was faster. No dense network is pruned but the one that they know.
+
+    Returns:
+        The record. That of a trial or portrait also stays in the cache, until `discard_run`.
 
     Raises:
-        ValueError, data.DataError, files.FileError: with the cause and the cure.
+        ValueError, datasets.DataError, files.FileError: with the cause and the cure.
     """
     device = device or default_device()
-    with _one_at_a_time, signs.errors_noted(run_folder(spec), device), repeatable():
-        if isinstance(spec, Dense):
-            return _recorded(spec, device, _run_dense)
-        with signs.signed(run_folder(spec), device):  # no other writes the same checkpoints
-            if (made := _made(spec, records)) is not None:
-                return made
-            carry_out = _run_trial if isinstance(spec, Trial) else _run_portrait
-            record = _recorded(spec, device, partial(carry_out, records=records))
-            files.write_json(run_folder(spec) / MADE, spec_key(spec), record.to_json())
+    folder = run_folder(spec)
+    with _one_run_at_a_time, failure_noted(folder, device), deterministic_if_asked():
+        if isinstance(spec, Dense):  # its training claims the folder
+            return _measured(spec, device, records)
+        with claimed(folder, device):
+            record = _finished_by_another(spec, records)
+            if record is None:
+                record = _measured(spec, device, records)
+                files.write_json(folder / RECORD, record.key, record.to_json())
             return record
 
 
-_one_at_a_time = threading.Lock()
+_one_run_at_a_time = threading.Lock()
 
 
-def _recorded(spec, device: str, carry_out: Callable) -> Record:
+def without_times(record: Record) -> dict:
+    """Spec and result of a record without times: what two runs of one spec have in common."""
+    return {"spec": spec_fields(record.spec), "result": _without(TIMES, record.result)}
+
+
+@contextlib.contextmanager
+def deterministic_if_asked() -> Iterator[None]:
+    """With TOPOPRUNE_DETERMINISTIC=1 in the environment, make CUDA repeat itself bit for bit, as the CPU always does.
+
+    An operation that cannot is named in a warning. Enter before CUDA is first used.
+    """
+    if not os.environ.get("TOPOPRUNE_DETERMINISTIC"):
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+
+def _measured(spec: Spec, device: str, records: tuple[Path, ...]) -> Record:
     started = time.perf_counter()
-    result = carry_out(spec, datasets.load(_dense_of(spec).dataset, device))
+    data = _load(spec.dataset if isinstance(spec, Dense) else spec.dense.dataset, device, datasets.folder())
+    if isinstance(spec, Dense):
+        result = _run_dense(spec, data)
+    elif isinstance(spec, Trial):
+        result = _run_trial(spec, data, records)
+    else:
+        result = _run_portrait(spec, data, records)
     return Record(spec, result, provenance(device, time.perf_counter() - started))
 
 
-def _made(spec: Trial | Portrait, records: Path | None) -> Record | None:
-    """The record that another process made of `spec`: stored, or finished and not stored yet."""
-    line = Store(records).load().get(spec_key(spec)) if records else None
-    line = line or files.resume_json(run_folder(spec) / MADE, spec_key(spec))
+@functools.lru_cache(maxsize=1)
+def _load(dataset: str, device: str, folder: Path) -> Data:
+    """Load a data set once for all runs of a process."""
+    return datasets.load(dataset, device)
+
+
+def _finished_by_another(spec: Trial | Portrait, records: tuple[Path, ...]) -> Record | None:
+    """The record that another process stored, or finished and did not store yet."""
+    for line in _stored(spec, records):
+        return Record.from_json(line)
+    line = files.resume_json(run_folder(spec) / RECORD, spec_key(spec))
     return Record.from_json(line) if line else None
 
 
-def run_folder(spec: Dense | Trial | Portrait, cache: Path | None = None) -> Path:
-    """Where a run keeps its checkpoints, in `cache` (by default `data.cache()`)."""
-    cache = cache or datasets.cache()
-    return cache / "runs" / f"{type(spec).__name__.lower()}-{spec_key(spec)}"
-
-
-def reached(spec: Dense | Trial | Portrait, cache: Path | None = None) -> dict[str, int]:
-    """How far a run came, as its folders show.
-
-    Returns:
-        dense: finished epochs of the dense network; layers: whose search has begun; generations: of
-        all these, finished; selected: 1 once the filters are chosen; tuned: finished epochs of
-        fine-tuning.
-    """
-    folder = run_folder(spec, cache)
-    searches = list(folder.glob("search-*.json"))
-    return {
-        "dense": signs.epochs(run_folder(_dense_of(spec), cache) / DENSE),
-        "layers": len(searches),
-        "generations": sum(map(signs.generations, searches)),
-        "selected": int((folder / SELECTION).exists()),
-        "tuned": signs.epochs(folder / TUNED),
-    }
-
-
-def timeless(record: Record) -> dict:
-    """Spec and result without what differs from run to run of one trial: times."""
-    return {"spec": plain(record.spec), "result": _without(TIMES, record.result)}
-
-
-def forget(spec: Dense | Trial | Portrait) -> None:
-    """Delete what earlier sittings of `spec` left in the cache, as soon as no process is at it."""
-    if run_folder(spec).exists():
-        with locked(run_folder(spec)):
-            shutil.rmtree(run_folder(spec), ignore_errors=True)
+def _stored(spec: Spec, records: tuple[Path, ...]) -> list[dict]:
+    """The lines of a spec in these files."""
+    lines = (Store(path).load().get(spec_key(spec)) for path in records)
+    return [line for line in lines if line]
 
 
 def _run_dense(dense: Dense, data: Data) -> dict:
     model, history = _trained(dense, data)
     return {
-        "cost": _cost(model, data),
+        "network": files.digest(model.state_dict()),
+        "cost": asdict(cost(model, data.example())),
         "history": history,
         "validation": history[-1]["validation"],
         "test": history[-1]["test"],
     }
 
 
-def _run_trial(trial: Trial, data: Data, records: Path | None) -> dict:
+def _run_trial(trial: Trial, data: Data, records: tuple[Path, ...]) -> dict:
     dense, dense_history = _on_record(trial.dense, data, records)
     example = data.example()
-    goal = dense_history[-1]["validation"] - WITHIN
-    source = f"{spec_key(trial)} of network {files.digest(dense.state_dict())}"
-    chosen = _select_once(trial, source, dense, example, data.train.labels[: len(example)])
-    small = recalibrate(remove(dense, example, chosen["kept"]), data)
+    network = files.digest(dense.state_dict())
+    identity = f"{spec_key(trial)} of network {network}"
+    selection = _select_once(trial, identity, dense, data)
+    kept = selection["kept"]
+    small = recalibrate(remove(dense, example, kept), data)
     damage = {
         "validation": accuracy(small, data, data.validation),
         "test": accuracy(small, data, data.test),
-        "topological": topological_damage(dense, example, chosen["kept"]),
-        "plain": plain_damage(dense, example, chosen["kept"]),
+        "topological": topological_damage(dense, example, kept),
+        "plain": plain_damage(dense, example, kept),
         "live": live_share(small, data),
     }
-    epochs = train(
-        small, data, trial.recovery, trial.seed, run_folder(trial) / TUNED, f"{source} kept {files.key(chosen['kept'])}"
-    )
+    checkpoint = run_folder(trial) / FINE_TUNING
+    epochs = train(small, data, trial.recovery, trial.seed, checkpoint, f"{identity} kept {files.key(kept)}")
     history = [asdict(epoch) for epoch in epochs]
     return {
-        "cost": _cost(small, data),
+        "network": network,
+        "cost": asdict(cost(small, example)),
         "damage": damage,
         "history": history,
         "live": live_share(small, data),
-        "recovery": recovery(history, damage, goal),
-        **searches_by_column(chosen),
+        "recovery": recovery(history, damage, goal=dense_history[-1]["validation"] - RECOVERY_MARGIN),
+        **searches_by_column(selection),
     }
 
 
-def _run_portrait(portrait: Portrait, data: Data, records: Path | None) -> dict:
-    """Diagrams of one layer and of what each method keeps of it, and the layer in the plane."""
+def _run_portrait(portrait: Portrait, data: Data, records: tuple[Path, ...]) -> dict:
+    """Diagrams of one layer and of the filters that each method keeps, and the layer in the plane."""
     from sklearn.manifold import MDS
 
-    model, example = _on_record(portrait.dense, data, records)[0], data.example()
-    groups = [g for g in couplings(model, example) if portrait.layer in g.layers]
+    model, _ = _on_record(portrait.dense, data, records)
+    example, layer = data.example(), portrait.layer
+    prunable = couplings(model, example)
+    groups = [group for group in prunable if layer in group.layers]
     if not groups:
-        raise ValueError(
-            f"unknown layer {portrait.layer!r}: the prunable layers are "
-            f"{', '.join(g.layers[0] for g in couplings(model, example))}"
-        )
-    delta = fitness.distance_matrix(points(model, example, groups)[0])
-    plane = MDS(dissimilarity="precomputed", random_state=0, normalized_stress=False)
-    kept, diagrams = {}, {"full": fitness.diagrams(delta)}
+        known = ", ".join(group.layers[0] for group in prunable)
+        raise ValueError(f"unknown layer {layer!r}: the prunable layers are {known}")
+    distances = fitness.distance_matrix(points(model, example, groups)[0])
+    kept, diagrams = {}, {"full": fitness.diagrams(distances)}
     for method in portrait.methods:
         options = portrait.options if method == "topological" else {}
-        kept[method] = run_selection(
-            model, example, method, portrait.ratio, portrait.dense.seed, layers=(portrait.layer,), **options
-        ).kept[portrait.layer]
-        diagrams[method] = fitness.diagrams(delta[kept[method]][:, kept[method]])
+        selection = run_selection(
+            model, example, method, portrait.ratio, portrait.dense.seed, layers=(layer,), **options
+        )
+        kept[method] = selection.kept[layer]
+        diagrams[method] = fitness.diagrams(distances[kept[method]][:, kept[method]])
+    plane = MDS(dissimilarity="precomputed", random_state=0, normalized_stress=False)
     return {
-        "plane": plane.fit_transform(delta.astype("float64")).round(4).tolist(),
+        "network": files.digest(model.state_dict()),
+        "plane": plane.fit_transform(distances.astype("float64")).round(4).tolist(),
         "kept": kept,
         "diagrams": {
-            name: {str(d): pairs.round(6).tolist() for d, pairs in made.items()} for name, made in diagrams.items()
+            name: {str(dimension): pairs.round(6).tolist() for dimension, pairs in by_dimension.items()}
+            for name, by_dimension in diagrams.items()
         },
     }
 
 
-def _on_record(dense: Dense, data: Data, records: Path | None) -> tuple[nn.Module, list[dict]]:
-    """The dense network, refused if `records` know another: what prunes it would compare with nothing."""
+def _on_record(dense: Dense, data: Data, records: tuple[Path, ...]) -> tuple[nn.Module, list[dict]]:
+    """The dense network and its epochs, if it is the one that `records` know: a trial of another has no pair."""
     model, history = _trained(dense, data)
-    line = Store(records).load().get(spec_key(dense)) if records else None
-    if line and abs(line["result"]["validation"] - history[-1]["validation"]) > 1e-9:
-        made = Record.from_json(line).provenance
-        raise files.FileError(
-            f"the dense network of seed {dense.seed} in {run_folder(dense)} is not the one on record "
-            f"(validation accuracy {history[-1]['validation']:.4f}, not {line['result']['validation']:.4f}; "
-            f"that one was made on {made['device']}): the cache lost it, and other threads or another device "
-            "train another. Train it there, or run it and all its trials again with force"
-        )
+    for line in _stored(dense, records):
+        if not _is_network(model, history, line["result"]):
+            raise files.FileError(
+                f"the dense network of seed {dense.seed} in {run_folder(dense)} is not the one on record "
+                f"(validation accuracy {history[-1]['validation']:.4f}, on record {line['result']['validation']:.4f}), "
+                f"which was trained on {line['provenance']['device']}: the cache lost that one, and other threads or "
+                "another device train another; run it and all its trials again with --force, or train it there"
+            )
     return model, history
 
 
+def _is_network(model: nn.Module, history: list[dict], result: dict) -> bool:
+    """Whether the result of a dense network is that of `model`."""
+    if "network" in result:
+        return result["network"] == files.digest(model.state_dict())
+    return abs(result["validation"] - history[-1]["validation"]) < 1e-9  # old records know no more
+
+
 def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
-    """The dense network, trained now or continued or read from the cache, and its epochs."""
+    """The dense network, from the cache if it is there, and its epochs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(dense.seed)
         model = build(dense.architecture, data.classes, dense.width)
@@ -212,58 +234,35 @@ def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
     model.to(device)
     source = {"architecture": dense.architecture, "classes": data.classes, "width": dense.width}
     checkpoint = run_folder(dense) / DENSE
-    with signs.signed(checkpoint.parent, str(device)):  # of several that need it, one trains
+    with claimed(checkpoint.parent, str(device)):  # other trials of this network wait
         history = train(model, data, dense.recipe, dense.seed, checkpoint, spec_key(dense), source)
     return model, [asdict(epoch) for epoch in history]
 
 
-def _select_once(trial: Trial, source: str, dense: nn.Module, example: torch.Tensor, labels: torch.Tensor) -> dict:
-    """The selection of `trial`, kept in the cache so that an interrupted trial does not repeat it.
-
-    `source` names the trial and the network's weights: no selection of another is taken for it.
-    """
+def _select_once(trial: Trial, identity: str, dense: nn.Module, data: Data) -> dict:
+    """The selection of a trial, from the cache if it is there and belongs to this trial and network."""
     path = run_folder(trial) / SELECTION
-    if (found := files.resume_json(path, source)) is not None:
-        return found
-    extra = {"topological": {"checkpoints": path.parent}, "taylor": {"labels": labels}}
-    made = run_selection(
-        dense, example, trial.method, trial.ratio, trial.seed, **trial.options, **extra.get(trial.method, {})
-    )
-    result = {"kept": made.kept, "selection_seconds": made.seconds, "searches": made.searches}
-    files.write_json(path, source, result)
+    if (stored := files.resume_json(path, identity)) is not None:
+        return stored
+    example = data.example()
+    options = {**_surroundings(trial, data.train.labels[: len(example)]), **trial.options}
+    selection = run_selection(dense, example, trial.method, trial.ratio, trial.seed, **options)
+    result = {"kept": selection.kept, "selection_seconds": selection.seconds, "searches": selection.searches}
+    files.write_json(path, identity, result)
     return result
 
 
+def _surroundings(trial: Trial, labels: Tensor) -> dict:
+    """Options of a method that are no part of a trial's identity."""
+    if trial.method == "topological":
+        return {"checkpoints": run_folder(trial)}
+    if trial.method in NNI_PRUNERS:
+        return {"engine": "nni"}  # the study's baselines are NNI's own pruners
+    return {"labels": labels} if trial.method == "taylor" else {}
+
+
 def _without(names: set[str], value):
-    """JSON `value` without the fields of these names, at any depth."""
+    """A JSON value without the fields of these names, at any depth."""
     if isinstance(value, dict):
-        return {key: _without(names, x) for key, x in value.items() if key not in names}
-    return [_without(names, x) for x in value] if isinstance(value, list) else value
-
-
-def _cost(model: nn.Module, data: Data) -> dict:
-    return asdict(cost(model, data.example()))
-
-
-def _dense_of(spec: Dense | Trial | Portrait) -> Dense:
-    return spec if isinstance(spec, Dense) else spec.dense
-
-
-@contextlib.contextmanager
-def repeatable() -> Iterator[None]:
-    """With TOPOPRUNE_DETERMINISTIC=1 in the environment, CUDA repeats itself bit for bit, as the CPU
-    does anyway: sums in one order. Otherwise nothing changes.
-
-    An operation that has no such order is named in a warning. Enter before CUDA is first used.
-    """
-    if not os.environ.get("TOPOPRUNE_DETERMINISTIC"):
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it as it starts
-    usual = torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(usual, warn_only=warned)
+        return {key: _without(names, inner) for key, inner in value.items() if key not in names}
+    return [_without(names, inner) for inner in value] if isinstance(value, list) else value

@@ -1,129 +1,218 @@
-"""The grid of trials of each profile: what the store has is loaded, what it lacks is run."""
+"""Load the records of a profile, and run what is missing."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from pathlib import Path
 
 from tqdm import tqdm
 
 from topoprune.files import FileError
-from topoprune.study.execution import forget, run, run_folder
-from topoprune.study.profiles import dense_specs, describe, profile, specs, trial_specs
-from topoprune.study.store import Store, is_locked
-from topoprune.study.trial import Dense, Portrait, Record, Trial, spec_key
+from topoprune.study.datasets import DataError
+from topoprune.study.execution import run
+from topoprune.study.locks import is_locked
+from topoprune.study.profiles import companion_specs, describe, specs
+from topoprune.study.provenance import PUBLISHED, commit, require_clean
+from topoprune.study.run_folder import discard_run, run_folder
+from topoprune.study.store import Store
+from topoprune.study.trial import Dense, Record, Spec, spec_key
+
+
+class RunError(RuntimeError):
+    """Some runs failed; the message names the first and its cause. The records of all others are stored."""
 
 
 def records(
     name: str,
-    wanted: Iterable[Dense | Trial | Portrait] | None = None,
+    wanted: Iterable[Spec] | None = None,
     device: str | None = None,
     force: bool = False,
     executor: Executor | None = None,
 ) -> list[Record]:
-    """The records of `wanted` (by default of the whole profile), run where the store lacks them.
+    """Load the records of a profile, and run those that its store lacks.
 
-    A finished record is stored at once, so an interrupted call loses no more than the current
-    epoch. With the environment variable `TOPOPRUNE_NO_RUN` nothing is run: the records that are
-    there are returned, and `tables.coverage` says what lacks.
+    A record is stored as soon as it is finished, so an interrupted call loses one epoch at most. A run that fails
+    does not stop the others. With the environment variable TOPOPRUNE_NO_RUN nothing is run, and the records
+    that exist are returned.
 
     Args:
-        name: of the profile, whose records file is used.
-        wanted: specs of this profile.
-        device: as for `trial.run`.
-        force: forget what the store and the cache have of these, and run them again; the records
-            file as it was stays beside it, as .bak. To go on after an interruption leave it out.
-        executor: where runs go, side by side: any `concurrent.futures.Executor` whose workers share
-            the cache folder. Dense networks first; a run that fails keeps no other from its record.
+        name: of the profile.
+        wanted: specs of the profile; by default all of them.
+        device: see `run`.
+        force: discard what the store and the cache hold of `wanted`, and run it again. The old records file stays
+            beside the new one as .bak. To continue after an interruption, leave it out.
+        executor: runs them side by side: any `concurrent.futures.Executor` whose workers share the cache folder.
 
     Raises:
-        FileError: the records file is damaged, or has none of `wanted` and must not run them.
-        ValueError, data.DataError: as `trial.run`.
-        RunError: runs on the executor failed; the records of all others are stored.
+        files.FileError: the records file is damaged, or has none of `wanted` and nothing may be run, or is
+            published while the code has changes that are not committed (see `provenance.require_clean`).
+        datasets.DataError: images are missing or damaged.
+        RunError: some runs failed.
     """
-    wanted = list(specs(name) if wanted is None else wanted)
-    store = records_store(name)
+    return records_of_profiles({name: wanted}, device, force, executor)[name]
+
+
+def records_of_profiles(
+    wanted: Mapping[str, Iterable[Spec] | None],
+    device: str | None = None,
+    force: bool = False,
+    executor: Executor | None = None,
+) -> dict[str, list[Record]]:
+    """As `records`, for several profiles; a spec that they share is run once.
+
+    Args:
+        wanted: profile -> its specs, or None for all of them; see `profiles.with_companions`.
+
+    Returns:
+        profile -> its records
+    """
+    chosen = {name: list(specs(name) if some is None else some) for name, some in wanted.items()}
+    may_run = not os.environ.get("TOPOPRUNE_NO_RUN")
     if force:
-        if busy := [spec for spec in wanted if is_locked(run_folder(spec))]:
-            raise FileError(
-                f"{describe(busy[0])} is running in another process: wait for it, or stop it, before it is forced"
-            )
-        store.drop({spec_key(spec) for spec in wanted})
-        for spec in wanted:
-            forget(spec)
-    found = store.load()
-    missing = [spec for spec in wanted if spec_key(spec) not in found]
-    if missing and os.environ.get("TOPOPRUNE_NO_RUN"):
-        if len(missing) == len(wanted):
-            raise FileError(
-                f"{store.path} has none of {len(wanted)} records (first: "
-                f"{describe(missing[0])}): run `python -m topoprune run --profile "
-                f"{name}`, or unset TOPOPRUNE_NO_RUN"
-            )
-        missing = []
-    with tqdm(total=len(missing), desc=name, unit="run", disable=None) as bar:
-        for made in _carried_out(missing, device, store.path, executor):
-            record = made.to_json()
-            store.append(record)
-            found[record["key"]] = record
-            if not isinstance(made.spec, Dense):  # the dense network is needed again
-                forget(made.spec)
-            bar.update()
-    return [Record.from_json(found[spec_key(spec)]) for spec in wanted if spec_key(spec) in found]
+        if not may_run:
+            raise FileError("force would discard records that TOPOPRUNE_NO_RUN forbids to run again: leave out one")
+        _discard(chosen)
+    missing = {name: _missing(name, some) for name, some in chosen.items()}
+    if may_run:
+        _run_and_store(missing, device, executor)
+    else:
+        _require_some(chosen, missing)
+    return {name: _load(name, some) for name, some in chosen.items()}
 
 
 def companion_records(
     name: str, which: str, seeds: Iterable[int] | None = None, device: str | None = None, force: bool = False
 ) -> list[Record]:
-    """The records of a profile that a book shows beside its own; none where it has no such profile.
+    """Records of a companion profile, such as its ablations; empty if there is none.
 
     Args:
-        which: "ablation", "contrast", "longer", "whole" or "cutout", as of `Profile`.
+        name: of the profile.
+        which: "ablation", "contrast", "longer", "whole" or "cutout", see `Profile`.
+        seeds: by default those of the companion.
+        device, force: see `records`.
     """
-    if not (other := getattr(profile(name), which)):
-        return []
-    return records(other, [*dense_specs(other, seeds), *trial_specs(other, seeds)], device, force)
-
-
-class RunError(RuntimeError):
-    """Some runs failed; the message names the first and its cause."""
-
-
-def _carried_out(todo: list, device: str | None, path: Path, executor: Executor | None) -> Iterator[Record]:
-    """The record of each spec, as it is finished."""
-    if executor is None:
-        yield from (run(spec, device, path) for spec in todo)
-        return
-    # What is pruned is trained first: the trials share it.
-    for dense in (True, False):
-        yield from _side_by_side([spec for spec in todo if isinstance(spec, Dense) is dense], device, path, executor)
-
-
-def _side_by_side(todo: list, device: str | None, path: Path, executor: Executor) -> Iterator[Record]:
-    futures = {executor.submit(run, spec, device, path): spec for spec in todo}
-    failed = []
-    for future in as_completed(futures):
-        if error := future.exception():
-            failed.append((futures[future], error))
-        else:
-            yield future.result()
-    if failed:
-        died = [one for one in failed if isinstance(one[1], BrokenExecutor)]  # which can be mended
-        spec, error = (died or failed)[0]
-        raise RunError(
-            f"{len(failed)} of {len(todo)} runs failed, the first: {describe(spec)}: "
-            f"{error!r}; the others are stored, the same command runs these again"
-        ) from error
+    companion, wanted = companion_specs(name, which, seeds)
+    return records(companion, wanted, device, force) if companion else []
 
 
 def records_store(name: str) -> Store:
-    """The store of a profile: `TOPOPRUNE_RESULTS`, or the published records of this checkout."""
+    """The store of a profile, in `results_folder`."""
     return Store(results_folder() / f"{name}.jsonl")
 
 
 def results_folder() -> Path:
-    """`TOPOPRUNE_RESULTS`, else `book/results` of the checkout, else `results` here."""
+    """TOPOPRUNE_RESULTS, or the published `book/results` of this checkout, or `results` in the working folder."""
     if given := os.environ.get("TOPOPRUNE_RESULTS"):
         return Path(given)
-    published = Path(__file__).resolve().parents[2] / "book" / "results"
-    return published if published.parent.is_dir() else Path("results")
+    return PUBLISHED if PUBLISHED.parent.is_dir() else Path("results")
+
+
+def _discard(chosen: dict[str, list[Spec]]) -> None:
+    for spec in (spec for some in chosen.values() for spec in some):
+        if is_locked(run_folder(spec)):
+            raise FileError(f"{describe(spec)} runs in another process: wait for it, or stop it, and force it then")
+    for name, some in chosen.items():
+        records_store(name).drop({spec_key(spec) for spec in some})
+        for spec in some:
+            discard_run(spec)
+
+
+def _missing(name: str, some: list[Spec]) -> list[Spec]:
+    stored = records_store(name).load()
+    return [spec for spec in some if spec_key(spec) not in stored]
+
+
+def _require_some(chosen: dict[str, list[Spec]], missing: dict[str, list[Spec]]) -> None:
+    for name, some in missing.items():
+        if some and len(some) == len(chosen[name]):
+            raise FileError(
+                f"{records_store(name).path} has none of {len(some)} records (first: {describe(some[0])}): "
+                f"run `python -m topoprune run --profile {name}`, or unset TOPOPRUNE_NO_RUN"
+            )
+
+
+def _load(name: str, some: list[Spec]) -> list[Record]:
+    stored = records_store(name).load()
+    return [Record.from_json(stored[spec_key(spec)]) for spec in some if spec_key(spec) in stored]
+
+
+def _run_and_store(missing: dict[str, list[Spec]], device: str | None, executor: Executor | None) -> None:
+    todo: dict[str, Spec] = {}
+    stores: dict[str, list[Store]] = defaultdict(list)
+    for name, some in missing.items():
+        for spec in some:
+            require_clean(records_store(name).path, commit())
+            todo[spec_key(spec)] = spec
+            stores[spec_key(spec)].append(records_store(name))
+    calls = [(spec, device, *(store.path for store in stores[key])) for key, spec in todo.items()]
+    names = ", ".join(name for name, some in missing.items() if some)
+    with tqdm(total=len(todo), desc=names, unit="run", disable=None) as bar:
+        for record in _finished(calls, executor):
+            for store in stores[record.key]:
+                require_clean(store.path, record.provenance["commit"])
+                store.append(record.to_json())
+            if not isinstance(record.spec, Dense):  # a dense network is needed again
+                discard_run(record.spec)
+            bar.update()
+
+
+def _finished(calls: list[tuple], executor: Executor | None) -> Iterator[Record]:
+    """The record of each call of `run` that succeeds, as it is finished; at the end an error that names the others."""
+    outcomes = _one_by_one(calls) if executor is None else _side_by_side(calls, executor)
+    failed = []
+    with contextlib.closing(outcomes):
+        for spec, outcome in outcomes:
+            if isinstance(outcome, DataError):  # every run would fail
+                raise outcome
+            if isinstance(outcome, BaseException):
+                failed.append((spec, outcome))
+            else:
+                yield outcome
+    if failed:
+        deaths = [failure for failure in failed if isinstance(failure[1], BrokenExecutor)]  # new processes may help
+        spec, error = (deaths or failed)[0]
+        raise RunError(
+            f"{len(failed)} of {len(calls)} runs failed, the first: {describe(spec)}: {error!r}; "
+            "the others are stored, the same command runs these again"
+        ) from error
+
+
+def _one_by_one(calls: list[tuple]) -> Iterator[tuple[Spec, Record | BaseException]]:
+    for call in calls:
+        try:
+            outcome = run(*call)
+        except Exception as error:
+            outcome = error
+        yield call[0], outcome
+
+
+def _side_by_side(calls: list[tuple], executor: Executor) -> Iterator[tuple[Spec, Record | BaseException]]:
+    """Submit dense networks first, and a trial when its dense network is finished: all its trials share it."""
+    networks = {call[0] for call in calls if isinstance(call[0], Dense)}
+    pruning = defaultdict(list)
+    for call in calls:
+        if not isinstance(call[0], Dense) and call[0].dense in networks:
+            pruning[call[0].dense].append(call)
+    ready = [call for call in calls if isinstance(call[0], Dense) or call[0].dense not in networks]
+    running = {_submit(executor, call): call[0] for call in ready}
+    try:
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                spec = running.pop(future)
+                if isinstance(spec, Dense):
+                    running |= {_submit(executor, call): call[0] for call in pruning.pop(spec, [])}
+                yield spec, future.exception() or future.result()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _submit(executor: Executor, call: tuple) -> Future:
+    try:
+        return executor.submit(run, *call)
+    except BrokenExecutor as error:  # as of a run that was submitted before
+        future: Future = Future()
+        future.set_exception(error)
+        return future

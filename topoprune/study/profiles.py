@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 
 from topoprune.genetic import Search
-from topoprune.study.trial import Dense, Portrait, Trial
+from topoprune.study.trial import Dense, Portrait, Spec, Trial
 from topoprune.training import Recipe
 
 LAYERWISE = ("random", "l1", "l2", "fpgm", "topological")
-"""The plain methods that judge a filter within its layer."""
+"""Methods that judge a filter within its layer, without options."""
 
 
 VARIANTS: dict[str, tuple[str, dict]] = {
@@ -29,7 +30,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "greedy": ("topological", {"search": "greedy"}),
     "farthest": ("topological", {"search": "farthest"}),
 }
-"""What the study calls a method -> a method of `selection.select` and its options."""
+"""The study's name of a method -> a method of `selection.select` and its options."""
 
 
 METHODS = (*LAYERWISE, "activations", "pointed", "magnitude", "taylor")
@@ -43,19 +44,19 @@ class Profile:
     """A size of the study.
 
     Attributes:
-        dataset, width: what is trained (VGG-16).
-        dense, recovery: recipes of the dense network and of fine-tuning.
+        dataset, width: of the dense networks (VGG-16).
+        dense, recovery: recipes of the dense networks and of fine-tuning.
         ratios: pruning ratios.
-        seeds: by default; a seed stands for one dense network and all its trials.
+        seeds: by default; a seed stands for one dense network and all of its trials.
         layer: the convolution of the portrait.
         first: the ratios that all seeds run before any other.
-        methods: names of `VARIANTS`.
-        search: budget of the genetic algorithm.
-        ablation: the profile of the ablations that its book shows.
-        contrast: the profile, if any, that its book shows beside it: dense networks of SGD alone.
-        longer: the same, fine-tuned for so long that networks can recover.
-        whole: the same, dense networks that held no training image out.
-        cutout: the same, of those with cutout.
+        methods: names of `VARIANTS`; none for a profile of dense networks alone.
+        search: budget of the genetic algorithm, see `genetic.Search`.
+        ablation: companion with variants of the topological method.
+        contrast: companion with dense networks trained by SGD alone.
+        longer: companion that is fine-tuned long enough for networks to recover.
+        whole: companion with dense networks that held no training image out.
+        cutout: the same, trained with cutout.
     """
 
     dataset: str
@@ -73,6 +74,10 @@ class Profile:
     longer: str = ""
     whole: str = ""
     cutout: str = ""
+
+
+COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout")
+"""Fields of a `Profile` that name another profile, which the book shows beside it."""
 
 
 _QUICK = Profile(
@@ -171,9 +176,16 @@ def profile(name: str) -> Profile:
 
 
 def dense_specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense]:
-    """The dense networks of a profile."""
+    """The dense networks of a profile.
+
+    Raises:
+        ValueError: seeds that are not whole numbers from 0.
+
+    >>> [dense.seed for dense in dense_specs("quick", [2, 0])]
+    [2, 0]
+    """
     p = profile(name)
-    return [Dense(p.dataset, "vgg16", p.width, seed, p.dense) for seed in _seeds(p, seeds)]
+    return [Dense(p.dataset, "vgg16", p.width, seed, p.dense) for seed in _chosen_seeds(p, seeds)]
 
 
 def trial_specs(
@@ -185,31 +197,27 @@ def trial_specs(
     """The trials of a profile, or some of them: its first ratios for every seed, then the others.
 
     Raises:
-        ValueError: a method or ratio that the profile does not have.
+        ValueError: methods or ratios that the profile does not have, or seeds that are not whole numbers from 0.
+
+    >>> [trial.ratio for trial in trial_specs("quick", seeds=[0], methods=["l1"])]
+    [0.5, 0.9]
     """
     p = profile(name)
-    chosen_methods = _some(methods, p.methods, f"method of {name}")
-    chosen_ratios = _some(ratios, p.ratios, f"ratio of {name}")
+    chosen_methods = _chosen(methods, p.methods, "methods", name)
+    chosen_ratios = _chosen(ratios, p.ratios, "ratios", name)
     first = [ratio for ratio in chosen_ratios if ratio in p.first]
-    others = [ratio for ratio in chosen_ratios if ratio not in p.first]
+    later = [ratio for ratio in chosen_ratios if ratio not in p.first]
     return [
         _trial(p, dense, method, ratio)
-        for part in (first, others)
+        for part in (first, later)
         for dense in dense_specs(name, seeds)
         for ratio in part
         for method in chosen_methods
     ]
 
 
-def _some(given: Iterable | None, known: tuple, what: str) -> list:
-    chosen = list(known if given is None else dict.fromkeys(given))
-    if unknown := [value for value in chosen if value not in known]:
-        raise ValueError(f"unknown {what}: {unknown[0]}; choose from {', '.join(map(str, known))}")
-    return chosen
-
-
 def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 0.5) -> Portrait:
-    """One layer of the first dense network, as each plain method prunes it."""
+    """One layer of the first dense network of a profile, as each method of `LAYERWISE` prunes it."""
     p = profile(name)
     methods = tuple(method for method in p.methods if method in LAYERWISE)
     return Portrait(dense_specs(name, seeds)[0], p.layer, ratio, methods, p.search)
@@ -220,30 +228,60 @@ def specs(
     seeds: Iterable[int] | None = None,
     methods: Iterable[str] | None = None,
     ratios: Iterable[float] | None = None,
-) -> list[Dense | Trial | Portrait]:
-    """Everything of a profile, or some of its trials, in the order in which one process runs it.
+) -> list[Spec]:
+    """All specs of a profile, or those of some trials, in the order in which one process runs them.
 
-    Each dense network stands before the first trial that prunes it, so that a study which is cut
-    off has whole comparisons. The portrait belongs to the whole. A profile without methods has dense
-    networks alone.
+    A dense network stands right before its first trial, so that an interrupted study has whole comparisons.
+    The portrait comes last, if neither methods nor ratios are chosen.
     """
-    ordered: list[Dense | Trial | Portrait] = []
-    for trial in trial_specs(name, seeds, methods, ratios):
-        ordered += [trial] if trial.dense in ordered else [trial.dense, trial]
+    trials = trial_specs(name, seeds, methods, ratios)
     if not profile(name).methods:
         return [*dense_specs(name, seeds)]
+    ordered: list[Spec] = []
+    for trial in trials:
+        ordered += [trial] if trial.dense in ordered else [trial.dense, trial]
     return [*ordered, portrait_spec(name, seeds)] if methods is ratios is None else ordered
 
 
+def companion_specs(name: str, which: str, seeds: Iterable[int] | None = None) -> tuple[str, list[Spec]]:
+    """Name and specs of a companion profile ("" and none if there is none): dense networks and trials, no portrait.
+
+    Args:
+        which: one of `COMPANIONS`.
+    """
+    companion = getattr(profile(name), which)
+    if not companion:
+        return "", []
+    return companion, [*dense_specs(companion, seeds), *trial_specs(companion, seeds)]
+
+
+def with_companions(name: str, seeds: Iterable[int] | None = None) -> dict[str, list[Spec]]:
+    """Profile -> specs, of a profile and of all its companions: everything that its book shows.
+
+    >>> list(with_companions("quick"))
+    ['quick', 'quick-ablation', 'quick-recovery']
+    """
+    companions = dict(companion_specs(name, which, seeds) for which in COMPANIONS)
+    return {name: specs(name, seeds)} | {other: wanted for other, wanted in companions.items() if other}
+
+
 def variant(trial: Trial) -> str:
-    """What the study calls the method of a trial: its name in `VARIANTS`, where it has one."""
+    """The study's name of a trial's method, see `VARIANTS`; the budget of a search does not matter.
+
+    >>> variant(trial_specs("quick", methods=["pointed"])[0])
+    'pointed'
+    """
     options = {name: value for name, value in trial.options.items() if name not in _BUDGET}
-    named = (name for name, known in VARIANTS.items() if known == (trial.method, options))
-    return next(named, f"{trial.method} {options}")
+    names = (name for name, known in VARIANTS.items() if known == (trial.method, options))
+    return next(names, f"{trial.method} {options}")
 
 
-def describe(spec: Dense | Trial | Portrait) -> str:
-    """One line for people."""
+def describe(spec: Spec) -> str:
+    """One line for people.
+
+    >>> describe(dense_specs("study")[0])
+    'dense vgg16 x1.0 on cifar10, seed 0'
+    """
     if isinstance(spec, Trial):
         return f"{variant(spec)} at ratio {spec.ratio}, seed {spec.seed}"
     if isinstance(spec, Portrait):
@@ -260,10 +298,23 @@ def _trial(p: Profile, dense: Dense, name: str, ratio: float) -> Trial:
     return Trial(dense, method, ratio, dense.seed, p.recovery, {**budget, **options})
 
 
-def _seeds(p: Profile, seeds: Iterable[int] | None) -> list[int]:
+def _chosen(given: Iterable | None, known: tuple, what: str, name: str) -> list:
+    """The given values, each once; all known ones if none are given."""
+    if given is None:
+        return list(known)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{what} must be a list, got {given!r}")
+    chosen = list(dict.fromkeys(given))
+    if unknown := [value for value in chosen if value not in known]:
+        cure = f"choose from {', '.join(map(str, known))}" if known else "it has none"
+        raise ValueError(f"unknown {what} of {name}: {', '.join(map(str, unknown))}; {cure}")
+    return chosen
+
+
+def _chosen_seeds(p: Profile, seeds: Iterable[int] | None) -> list[int]:
+    """Seeds as plain integers, each once: they are part of keys."""
     given = p.seeds if seeds is None else seeds
-    chosen = list(given) if isinstance(given, Iterable) else [given]
-    whole = all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in chosen)
-    if not (chosen and whole and isinstance(given, Iterable)):
+    chosen = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(dict.fromkeys(given))
+    if not chosen or not all(isinstance(seed, Integral) and 0 <= seed < 2**31 for seed in chosen):
         raise ValueError(f"seeds must be a list of whole numbers from 0, got {seeds!r}")
-    return list(dict.fromkeys(chosen))
+    return [int(seed) for seed in chosen]

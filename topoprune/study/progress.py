@@ -1,14 +1,13 @@
-"""What a study has, lacks and runs now."""
+"""How far a study is: what is done, runs, failed or waits, and the time left."""
 
 import time
 from collections import Counter
 from collections.abc import Iterable
 
-from topoprune.study import signs
-from topoprune.study.execution import reached, run_folder
 from topoprune.study.grid import records_store
 from topoprune.study.profiles import describe, specs
-from topoprune.study.trial import Dense, Portrait, Record, Trial, spec_key
+from topoprune.study.run_folder import finished_steps, run_folder, run_state
+from topoprune.study.trial import Dense, Portrait, Record, Spec, spec_key
 
 
 def status(
@@ -17,41 +16,44 @@ def status(
     methods: Iterable[str] | None = None,
     ratios: Iterable[float] | None = None,
 ) -> dict:
-    """What the store has and lacks of `specs`, and how the runs fare that share this cache.
+    """How far the specs of a profile are, see `profiles.specs`. Nothing is written.
 
     Returns:
         path: of the records file.
-        done, missing: lists of descriptions.
-        runs: for each missing one its description as `run`, how far it `reached` ("" where nothing
-            is there), and what `signs.state` says of its folder.
-        workers: processes that are at it now.
-        seconds_left: estimate from the stored records' own times of the same kind and method, shared
-            out among the workers; None while nothing is there to estimate from.
+        done, missing: one line for each spec.
+        runs: one dict for each missing spec: its line as "run", its "progress" ("" if there is none), and its
+            "state" with what else `run_folder.run_state` says.
+        workers: number of processes at work.
+        seconds_left: estimate from the times of stored records of the same kind and method, divided by the
+            workers; None if no record is stored.
+
+    Raises:
+        ValueError, files.FileError: as `profiles.specs` and `Store.load`.
     """
     store = records_store(name)
-    found = store.load()
+    stored = store.load()
     wanted = specs(name, seeds, methods, ratios)
-    missing = [spec for spec in wanted if spec_key(spec) not in found]
-    runs = [{"run": describe(spec), "reached": _reached(spec), **signs.state(run_folder(spec))} for spec in missing]
+    missing = [spec for spec in wanted if spec_key(spec) not in stored]
+    runs = [{"run": describe(spec), "progress": _progress(spec), **run_state(run_folder(spec))} for spec in missing]
     workers = {(run["host"], run["process"]) for run in runs if run["state"] == "running"}
-    left = _estimate(missing, runs, [Record.from_json(line) for line in found.values()])
+    seconds = seconds_left(missing, runs, [Record.from_json(line) for line in stored.values()])
     return {
         "path": str(store.path),
-        "done": [describe(s) for s in wanted if spec_key(s) in found],
-        "missing": [describe(s) for s in missing],
+        "done": [describe(spec) for spec in wanted if spec_key(spec) in stored],
+        "missing": [describe(spec) for spec in missing],
         "runs": runs,
         "workers": len(workers),
-        "seconds_left": left and left / max(1, len(workers)),
+        "seconds_left": seconds and seconds / max(1, len(workers)),
     }
 
 
 def status_lines(state: dict) -> list[str]:
-    """What `status` found, for people."""
+    """What `status` returns, as lines for people."""
     left, workers = state["seconds_left"], state["workers"]
     counts = Counter(run["state"] for run in state["runs"])
-    counted = "".join(f", {counts[name]} {name}" for name in ("running", "failed", "dead", "waiting") if counts[name])
+    by_state = "".join(f", {counts[name]} {name}" for name in ("running", "failed", "dead", "waiting") if counts[name])
     return [
-        f"{state['path']}: {len(state['done'])} done, {len(state['missing'])} missing{counted}",
+        f"{state['path']}: {len(state['done'])} done, {len(state['missing'])} missing{by_state}",
         *(f"  {_line(run)}" for run in state["runs"]),
         "time left: unknown, no record to estimate from"
         if left is None
@@ -59,47 +61,52 @@ def status_lines(state: dict) -> list[str]:
     ]
 
 
-def _reached(spec: Dense | Trial | Portrait) -> str:
-    """How far a run came, in words; of a trial that waits for its dense network nothing."""
-    at = reached(spec)
+def seconds_left(missing: list[Spec], runs: list[dict], stored: list[Record]) -> float | None:
+    """Seconds that one process needs for what is missing, from the mean time of records alike; None without any.
+
+    Args:
+        missing: specs.
+        runs: "state" and "since" (seconds since 1970) of each, see `run_folder.run_state`.
+        stored: records to estimate from.
+    """
+    total = 0.0
+    for spec, run in zip(missing, runs, strict=True):
+        alike = [record for record in stored if _kind(record.spec) == _kind(spec)] or stored
+        if not alike:
+            return None
+        mean = sum(record.provenance["seconds"] for record in alike) / len(alike)
+        spent = time.time() - run["since"] if run["state"] == "running" else 0.0
+        total += max(0.0, mean - spent)
+    return total
+
+
+def _progress(spec: Spec) -> str:
+    """How far a run is, in words; nothing of a trial that has not begun."""
+    steps = finished_steps(spec)
     if isinstance(spec, Dense):
-        return f"epoch {at['dense']} of {spec.recipe.epochs}" if at["dense"] else ""
+        return f"epoch {steps['dense']} of {spec.recipe.epochs}" if steps["dense"] else ""
     if not run_folder(spec).exists():
         return ""
-    if at["dense"] < spec.dense.recipe.epochs:
-        return f"dense network, epoch {at['dense']} of {spec.dense.recipe.epochs}"
+    if steps["dense"] < spec.dense.recipe.epochs:
+        return f"dense network, epoch {steps['dense']} of {spec.dense.recipe.epochs}"
     if isinstance(spec, Portrait):
         return "portrait"
-    if at["selected"]:
-        return f"fine-tuning, epoch {at['tuned']} of {spec.recovery.epochs}"
-    return f"selection, layer {at['layers']}" if at["layers"] else "selection"
+    if steps["selected"]:
+        return f"fine-tuning, epoch {steps['tuned']} of {spec.recovery.epochs}"
+    return f"selection, layer {steps['layers']}" if steps["layers"] else "selection"
 
 
 def _line(run: dict) -> str:
-    """One run, as `status` found it."""
     parts = [f"{run['state']}: {run['run']}"]
-    parts += [run["reached"]] if run["reached"] else []
+    parts += [run["progress"]] if run["progress"] else []
     if run["state"] == "waiting":
         return ", ".join(parts)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run["since"]))
     parts.append(f"process {run['process']} on {run['host']}, {run['device']}, since {since}")
     if run["state"] == "dead":
-        parts.append("which ended without a word: `run` goes on from there")
+        parts.append("which ended without a word; `run` continues from there")
     return ", ".join(parts) + (f": {run['error']}" if "error" in run else "")
 
 
-def _estimate(missing: list, runs: list[dict], found: list[Record]) -> float | None:
-    """Seconds of work that are left, if one process does it all."""
-    total = 0.0
-    for spec, seen in zip(missing, runs, strict=True):
-        alike = [r.provenance["seconds"] for r in found if _label(r.spec) == _label(spec)]
-        alike = alike or [r.provenance["seconds"] for r in found]
-        if not alike:
-            return None
-        spent = time.time() - seen["since"] if seen["state"] == "running" else 0.0
-        total += max(0.0, sum(alike) / len(alike) - spent)
-    return total
-
-
-def _label(spec: Dense | Trial | Portrait) -> tuple:
+def _kind(spec: Spec) -> tuple:
     return type(spec).__name__, getattr(spec, "method", None), getattr(spec, "ratio", None)

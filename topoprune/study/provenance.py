@@ -1,5 +1,6 @@
-"""Where and with what a record was made."""
+"""Where and with what a record was made, and whether it may be published."""
 
+import os
 import platform
 import subprocess
 import time
@@ -10,53 +11,99 @@ from pathlib import Path
 import torch
 
 from topoprune._engine.precision import precision
+from topoprune.files import FileError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PUBLISHED = CHECKOUT / "book" / "results"
+PACKAGES = (
+    "topoprune",
+    "torch",
+    "torchvision",
+    "giotto-tda",
+    "giotto-ph",
+    "deap",
+    "nni",
+    "torch-pruning",
+    "numpy",
+    "scikit-learn",
+)
 
 
 def provenance(device: str, seconds: float) -> dict:
-    """Where and with what a result was made."""
+    """Commit, versions, device and date, beside the seconds that the work took.
+
+    >>> sorted(provenance("cpu", 1.234))
+    ['commit', 'date', 'device', 'python', 'seconds', 'versions']
+    """
     return {
         "seconds": round(seconds, 2),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "device": _device_name(device),
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": _versions(),
     }
 
 
 @cache
-def _commit() -> str:
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "not a git checkout"
+def commit() -> str:
+    """Commit of the checkout that the package runs from, as this process first saw it.
+
+    It ends in "-dirty" if a file of the package differs; changed pages and new records do not count. An installed
+    package is "not a git checkout".
+    """
+    return _commit_of(CHECKOUT)
+
+
+def require_clean(records: Path, revision: str) -> None:
+    """Refuse a dirty commit for the published records, which a reader must be able to repeat.
+
+    Other records note the commit and no more. TOPOPRUNE_ALLOW_DIRTY lets published ones do so, too.
+
+    Args:
+        records: file that a record is to be stored in.
+        revision: `commit()` of the process that made the record.
+
+    Raises:
+        files.FileError: the file is published and the revision is dirty.
+    """
+    published = records.resolve().is_relative_to(PUBLISHED)
+    if published and revision.endswith("-dirty") and not os.environ.get("TOPOPRUNE_ALLOW_DIRTY"):
+        raise FileError(
+            f"{records} holds published records, and topoprune/ differs from commit {revision.removesuffix('-dirty')}: "
+            "commit the changes, name another folder in TOPOPRUNE_RESULTS, or set TOPOPRUNE_ALLOW_DIRTY=1"
+        )
+
+
+def _commit_of(checkout: Path) -> str:
+    unknown = "not a git checkout"
+    if _git(checkout, "rev-parse", "--show-prefix") != "":  # outside of git, or in a folder of another project
+        return unknown
+    described = _git(checkout, "describe", "--always", "--abbrev=12")
+    changed = _git(checkout, "status", "--porcelain", "--", "topoprune")
+    return f"{described}{'-dirty' if changed else ''}" if described else unknown
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    """What git prints; None if it fails or is not installed."""
+    try:
+        command = ["git", "--no-optional-locks", "-C", str(checkout), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 @cache
 def _versions() -> dict:
-    names = (
-        "topoprune",
-        "torch",
-        "torchvision",
-        "giotto-tda",
-        "giotto-ph",
-        "deap",
-        "nni",
-        "torch-pruning",
-        "numpy",
-        "scikit-learn",
-    )
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _device_name(device: str) -> str:

@@ -1,36 +1,44 @@
-"""Records on disk (JSON Lines), and the locks that keep writers apart."""
+"""Records on disk: JSON Lines with checksums, replaced as a whole so that no record is ever half written."""
 
-import contextlib
+import itertools
 import json
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from topoprune.files import FileError, FileWarning, json_digest, naming_the_cure, write
+from topoprune.files import FileError, FileWarning, json_digest, write
+from topoprune.study.locks import locked
 
 SCHEMA = 2
-"""Version of a record's layout; older ones are read. Since 2, a line has a checksum, and searches are
-stored by column."""
+"""Layout of the records that are written now. Layout 1, which is read too, has no checksum and stores
+searches by generation."""
+
+CURE = "restore the file (git checkout), or delete that line and run again"
 
 
 class Store:
-    """Records on disk, one JSON object a line, the newest of a key counting.
+    """Records in a file, one JSON object a line; of several with the same key the last counts.
 
     Attributes:
-        path: the records file; its folder is made when the first record is written.
+        path: the file; its folder is created with the first record.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     store = Store(f"{folder}/records.jsonl")
+    ...     store.append({"key": "a", "result": 1})
+    ...     store.append({"key": "a", "result": 2})
+    ...     store.load()
+    {'a': {'key': 'a', 'result': 2, 'schema': 2}}
     """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
 
     def load(self) -> dict[str, dict]:
-        """Key -> record. A torn last line is reported and left out.
+        """Read all records, by key. A torn last line is left out with a warning.
 
         Raises:
-            FileError: a damaged line, or a record of another schema.
+            files.FileError: a line is damaged, was altered, or has a schema of another version.
         """
         records = {}
         for number, line in self._lines():
@@ -39,10 +47,10 @@ class Store:
         return records
 
     def append(self, record: dict) -> None:
-        """Add one record (a dict with its "key"), replacing an older one of the same key.
+        """Add a record (a dict with a "key"), or replace the one of the same key.
 
         Raises:
-            FileError: the file is damaged, or cannot be written; what it held is kept.
+            files.FileError: the file is damaged, or cannot be written; it stays as it was.
         """
         with locked(self.path):
             records = self.load()
@@ -50,17 +58,21 @@ class Store:
             self._write(records.values())
 
     def drop(self, keys: set[str]) -> None:
-        """Leave out the records of `keys`; the file as it was stays beside it, as .bak.
+        """Remove the records of these keys, after copying the file to .bak (.bak1, .bak2, ... if that exists).
 
         Raises:
-            FileError: as `append`.
+            files.FileError: as `append`.
         """
         with locked(self.path):
             records = self.load()
             if not keys & records.keys():
                 return
-            write(self.path.with_name(self.path.name + ".bak"), self.path.read_bytes())
+            write(self._unused_backup(), self.path.read_bytes())
             self._write(record for key, record in records.items() if key not in keys)
+
+    def _unused_backup(self) -> Path:
+        names = (f"{self.path.name}.bak{number or ''}" for number in itertools.count())
+        return next(path for path in map(self.path.with_name, names) if not path.exists())
 
     def _write(self, records: Iterable[dict]) -> None:
         lines = [
@@ -75,6 +87,7 @@ class Store:
         write(self.path, "".join(line + "\n" for line in lines).encode())
 
     def _lines(self) -> Iterator[tuple[int, str]]:
+        """Number and text of each whole line."""
         if not self.path.exists():
             return
         try:
@@ -85,79 +98,30 @@ class Store:
         yield from ((i, line) for i, line in enumerate(lines, 1) if line.strip())
         if tail:
             warnings.warn(
-                f"{self.path}, line {len(lines) + 1} is torn (an interrupted write or a "
-                f"truncated copy): its record is left out and will be run again; the "
-                f"{len(lines)} lines before it are kept",
+                f"{self.path}, line {len(lines) + 1} is torn (an interrupted write or a truncated copy): "
+                f"its record is left out and will be run again; the {len(lines)} lines before it are kept",
                 FileWarning,
                 stacklevel=3,
             )
 
     def _parse(self, number: int, line: str) -> dict:
+        """The record in a line, without its checksum."""
         try:
-            record = json.loads(line, parse_constant=_refuse)
+            record = json.loads(line, parse_constant=_refuse_constant)
             schema, key = record["schema"], record["key"]
             if not (isinstance(schema, int) and isinstance(key, str)):
                 raise TypeError("a schema is a whole number, a key a text")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise FileError(
-                f"{self.path}, line {number} is damaged and is no record: restore the "
-                "file (git checkout), or delete that line and run again to make its "
-                "record anew"
-            ) from error
+            raise FileError(f"{self.path}, line {number} is damaged and holds no record: {CURE}") from error
         if schema not in range(1, SCHEMA + 1):
             raise FileError(
-                f"{self.path}, line {number} has schema {schema!r}, this version of "
-                f"topoprune reads 1 to {SCHEMA}: use the version that wrote it, or move "
-                "the file away and run again"
+                f"{self.path}, line {number} has schema {schema!r}, this version of topoprune reads 1 to {SCHEMA}: "
+                "use the version that wrote it, or move the file away and run again"
             )
         if schema >= 2 and record.pop("sha256", None) != json_digest(record):
-            raise FileError(
-                f"{self.path}, line {number} was altered (its checksum differs): restore "
-                "the file (git checkout), or delete that line and run again to make its "
-                "record anew"
-            )
+            raise FileError(f"{self.path}, line {number} was altered (its checksum differs): {CURE}")
         return record
 
 
-def _refuse(constant: str):
-    raise ValueError(f"{constant} is no JSON")
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other processes that lock `path` waiting; a process that dies lets go of it."""
-    with naming_the_cure(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
-        lock.acquire()
-    _sweep(path)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock of `path` now; one that died holds none, wherever it ran."""
-    if not Path(f"{path}.lock").exists():
-        return False
-    lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
-def temporaries(path: Path) -> list[Path]:
-    """What killed writers left of a file, or of the files of a folder; whoever locks it removes them."""
-    folder, name = (path, r"\..+") if path.is_dir() else (path.parent, rf"\.{re.escape(path.name)}")
-    return sorted(file for file in folder.glob(".*") if re.fullmatch(name + r"\.[a-z0-9_]{8}", file.name))
-
-
-def _sweep(path: Path) -> None:
-    """Remove what killed writers left; to be called by who holds the lock, so that none is alive."""
-    for file in temporaries(path):
-        with contextlib.suppress(OSError):
-            file.unlink()
+def _refuse_constant(constant: str):
+    raise ValueError(f"JSON has no {constant}")

@@ -1,8 +1,8 @@
-"""What can be asked for: a dense network, a trial, a portrait; and the record of what came of it."""
+"""Specs (a dense network, a trial, a portrait) and the record of what a spec gave."""
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 
 from topoprune import files
 from topoprune.selection import METHODS
@@ -11,13 +11,16 @@ from topoprune.training import Recipe
 
 @dataclass(frozen=True)
 class Dense:
-    """A network trained from scratch, shared by all trials that prune it.
+    """A network trained from scratch; all trials that prune it share it.
 
     Attributes:
-        dataset, architecture: names, see `data.load` and `models.build`.
-        width: multiplier of every layer's filters.
-        seed: of the initial weights and the data order.
+        dataset, architecture: names, see `datasets.load` and `models.build`.
+        width: multiplier of every layer's number of filters.
+        seed: of the initial weights and of the order of the images.
         recipe: how it is trained.
+
+    Raises:
+        ValueError: a recipe of 0 epochs.
     """
 
     dataset: str
@@ -28,7 +31,7 @@ class Dense:
 
     def __post_init__(self):
         if self.recipe.epochs < 1:
-            raise ValueError("a dense network needs at least one epoch of training, got 0")
+            raise ValueError(f"epochs must be at least 1, got {self.recipe.epochs}: a dense network is trained")
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,18 @@ class Trial:
     Attributes:
         dense: the network that is pruned.
         method: see `selection.select`.
-        ratio: share of filters removed from every layer, in [0, 1).
-        seed: of the selection and of the fine-tuning's data order.
+        ratio: share of the filters to remove from every layer, in [0, 1).
+        seed: of the selection, and of the order of the images in fine-tuning.
         recovery: how the pruned network is fine-tuned.
         options: of the method (JSON values), see `topological.topological`.
+
+    Raises:
+        ValueError: unknown method, or a ratio outside [0, 1).
+
+    >>> dense = Dense("digits", "vgg16", 0.125, seed=0, recipe=Recipe(epochs=10))
+    >>> trial = Trial(dense, "l1", ratio=0.5, seed=0, recovery=Recipe(epochs=3))
+    >>> spec_key(trial)
+    '8ee0f0a7af8aa1a8'
     """
 
     dense: Dense
@@ -60,13 +71,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Portrait:
-    """One layer of a dense network and what each method keeps of it, for the pictures.
+    """One layer of a dense network, and the filters of it that each method keeps, for the pictures.
 
     Attributes:
         dense: the network.
         layer: name of the convolution.
-        ratio: share of its filters removed.
-        methods: the methods whose choices are drawn.
+        ratio: share of its filters to remove.
+        methods: see `selection.select`.
         options: of the topological method.
     """
 
@@ -77,17 +88,20 @@ class Portrait:
     options: dict = field(default_factory=dict)
 
 
+Spec = Dense | Trial | Portrait
+
+
 @dataclass(frozen=True)
 class Record:
-    """What came of a `Dense`, a `Trial` or a `Portrait`.
+    """The result of a spec.
 
     Attributes:
-        spec: what was asked for.
-        result: what was measured (JSON values); the functions of this module say which.
-        provenance: commit, versions, device, date and seconds.
+        spec: what was run.
+        result: what was measured (JSON values), see `execution`.
+        provenance: commit, versions, device, date and seconds, see `provenance.provenance`.
     """
 
-    spec: Dense | Trial | Portrait
+    spec: Spec
     result: dict
     provenance: dict
 
@@ -96,77 +110,82 @@ class Record:
         return spec_key(self.spec)
 
     def to_json(self) -> dict:
+        """The record as JSON values, see `from_json`."""
         return {
             "key": self.key,
             "kind": type(self.spec).__name__,
-            "spec": plain(self.spec),
+            "spec": spec_fields(self.spec),
             "result": self.result,
             "provenance": self.provenance,
         }
 
     @classmethod
-    def from_json(cls, record: dict) -> "Record":
-        """The record that `to_json` gave.
+    def from_json(cls, line: dict) -> "Record":
+        """Read what `to_json` wrote.
 
         Raises:
-            files.FileError: fields that this version does not know, or a key that does not belong
-                to the record.
+            files.FileError: fields that this version does not know, or a key that does not belong to the record.
         """
         try:
-            made = cls(
-                _KINDS[record["kind"]](record["spec"]), searches_by_column(record["result"]), record["provenance"]
-            )
+            record = cls(_READERS[line["kind"]](line["spec"]), searches_by_column(line["result"]), line["provenance"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise files.FileError(
-                f"record {record.get('key')!r} was written by another version "
-                f"of topoprune ({error!r}): use that version, or delete its line "
-                "and run again"
+                f"record {line.get('key')!r} was written by another version of topoprune ({error!r}): "
+                "use that version, or delete its line and run again"
             ) from error
-        if made.key != record["key"]:
+        if record.key != line["key"]:
             raise files.FileError(
-                f"record {record['key']!r} was altered: its content has the key "
-                f"{made.key!r}; restore the file or delete that line"
+                f"record {line['key']!r} was altered (its content has the key {record.key!r}): "
+                "restore the file, or delete its line and run again"
             )
-        return made
+        return record
 
 
-_YOUNGER = {"muon_rate": 0.0, "muon_decay": 0.05, "cutout": 0}
-"""Settings that the first records did not know, with the values that leave those as they were."""
+def spec_key(spec: Spec) -> str:
+    """Short identity of a spec: 16 hexadecimal digits."""
+    return files.key({type(spec).__name__: spec_fields(spec)})
 
 
-def plain(spec: Dense | Trial | Portrait) -> dict:
-    """The spec as JSON values; younger settings only where they differ from `_YOUNGER`, so that
-    records from before them keep their keys."""
-    return json.loads(
-        json.dumps(asdict(spec)),
-        object_hook=lambda fields: {name: value for name, value in fields.items() if _YOUNGER.get(name) != value},
-    )
+ALWAYS_WRITTEN = {"batch", "peak_rate", "warmup", "momentum", "weight_decay", "label_smoothing", "shift", "options"}
+"""Fields with a default that the first records name. Any other field is left out where it has its default:
+so a new field changes no key of an old record."""
 
 
-def spec_key(spec: Dense | Trial | Portrait) -> str:
-    """Short identity of a spec."""
-    return files.key({type(spec).__name__: plain(spec)})
+def spec_fields(spec: Spec | Recipe) -> dict:
+    """The fields of a spec as JSON values, without those that `ALWAYS_WRITTEN` lets out."""
+    named = {f.name: getattr(spec, f.name) for f in fields(spec)}
+    written = {f.name: named[f.name] for f in fields(spec) if f.name in ALWAYS_WRITTEN or named[f.name] != _default(f)}
+    return {
+        name: spec_fields(value) if is_dataclass(value) else json.loads(json.dumps(value))
+        for name, value in written.items()
+    }
 
 
-SEARCHED = {"generation": 6, "best": 6, "evaluations": 6, "seconds": 3}
-"""What a record keeps of each generation of a search, and the digits of what is no whole number."""
+def _default(f: Field):
+    return f.default if f.default_factory is MISSING else f.default_factory()
+
+
+SEARCH_COLUMNS = {"generation": 6, "best": 6, "evaluations": 6, "seconds": 3}
+"""What a record keeps of each generation of a search, and to how many digits (whole numbers keep all)."""
 
 
 def searches_by_column(result: dict) -> dict:
-    """The result with each search as {column: values of its generations}: those that the book reads.
+    """The result with each search as {column: one value a generation}, a fifth of the size of one dict a generation.
 
-    All that a search knows of a generation, one dict each, as schema 1 stored it, takes five times the room.
+    >>> steps = [{"generation": 0, "best": 0.5, "evaluations": 8, "seconds": 0.123456, "worst": 0.9}]
+    >>> searches_by_column({"searches": {"features.0": steps}})["searches"]["features.0"]
+    {'generation': [0], 'best': [0.5], 'evaluations': [8], 'seconds': [0.123]}
     """
     searches = result.get("searches", {})
     columns = {
-        layer: {name: [_short(step[name], digits) for step in steps] for name, digits in SEARCHED.items()}
+        layer: {name: [_rounded(step[name], digits) for step in steps] for name, digits in SEARCH_COLUMNS.items()}
         for layer, steps in searches.items()
         if isinstance(steps, list) and steps
     }
     return {**result, "searches": {**searches, **columns}} if columns else result
 
 
-def _short(value: int | float, digits: int) -> int | float:
+def _rounded(value: int | float, digits: int) -> int | float:
     return value if isinstance(value, int) else float(f"{value:.{digits}g}")
 
 
@@ -182,4 +201,4 @@ def _read_portrait(spec: dict) -> Portrait:
     return Portrait(**{**spec, "dense": _read_dense(spec["dense"]), "methods": tuple(spec["methods"])})
 
 
-_KINDS: dict[str, Callable] = {"Dense": _read_dense, "Trial": _read_trial, "Portrait": _read_portrait}
+_READERS: dict[str, Callable] = {"Dense": _read_dense, "Trial": _read_trial, "Portrait": _read_portrait}

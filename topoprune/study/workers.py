@@ -1,70 +1,91 @@
-"""The runs of a study on several processes of this machine, or on a Dask cluster.
+"""Run a study side by side: on processes of this machine, or on a Dask cluster.
 
-A worker is sent a spec and returns its record; checkpoints go through the shared cache folder, so
-a worker that dies costs the current epoch of its run, and on one machine that of the others too. What a
-run gives does not depend on how many workers there are: each computes on one thread, or on one CUDA device.
+A worker receives a spec and returns its record. Checkpoints go through the shared cache folder, so a worker that dies
+costs one epoch of its run (on one machine, of the other runs too). Each worker computes on one thread, or on one CUDA
+device: so a record does not depend on the number of workers.
 """
 
 import multiprocessing
 import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
-from topoprune.study.grid import RunError, records, records_store
-from topoprune.study.trial import Record
+from topoprune.study.grid import RunError, records, records_of_profiles, records_store
+from topoprune.study.trial import Record, Spec
 
 ATTEMPTS = 5
-"""Pools of processes in a row that may break before any run is finished, until a study ends."""
+"""Pools of processes that may break one after another without a finished run, before a study ends."""
 
 
-def on_processes(count: int, name: str, wanted: list, device: str | None = None, force: bool = False) -> list[Record]:
-    """`study.records` on `count` processes of this machine.
+def on_processes(
+    count: int, name: str, wanted: Iterable[Spec] | None, device: str | None = None, force: bool = False
+) -> list[Record]:
+    """As `study.records`, on `count` processes of this machine, see `profiles_on_processes`."""
+    return profiles_on_processes(count, {name: wanted}, device, force)[name]
 
-    Each has one thread; where there are several CUDA devices, each has one. If a process dies all are
-    replaced, and every run continues from its last finished epoch. An error here, or the keyboard, ends
-    the processes: their runs continue likewise.
+
+def profiles_on_processes(
+    count: int, wanted: Mapping[str, Iterable[Spec] | None], device: str | None = None, force: bool = False
+) -> dict[str, list[Record]]:
+    """As `study.records_of_profiles`, on `count` processes of this machine.
+
+    A process has one thread, and one CUDA device if there are several. If a process dies, all are replaced, and
+    every run continues from its last finished epoch. An error in this process, or Ctrl-C, ends the others.
+
+    Args:
+        count: number of processes, at least 1.
+        wanted: profile -> its specs, or None for all of them, see `study.with_companions`.
+        device, force: see `study.records`.
 
     Raises:
         ValueError: fewer than one process.
-        RunError: a run failed, or processes die again and again.
+        RunError: some runs failed, or processes die again and again.
     """
     if count < 1:
         raise ValueError(f"workers must be at least 1, got {count}")
     spawn = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
+    wanted = {name: some if some is None else list(some) for name, some in wanted.items()}
     attempts, stored = 0, 0
     while True:
         numbers = spawn.SimpleQueue()
         for number in range(count):
             numbers.put(number)
-        others = multiprocessing.active_children()
-        pool = ProcessPoolExecutor(count, spawn, _begin, (numbers,))
+        not_ours = multiprocessing.active_children()
+        pool = ProcessPoolExecutor(count, spawn, _start_worker, (numbers,))
         try:
-            return records(name, wanted, device, force, pool)
+            return records_of_profiles(wanted, device, force, pool)
         except RunError as error:
-            done = len(records_store(name).load())
-            attempts = 1 if done > stored else attempts + 1
-            stored = done
+            stored_now = sum(len(records_store(name).load()) for name in wanted)
+            attempts = 1 if stored_now > stored else attempts + 1
+            stored = stored_now
             if attempts >= ATTEMPTS or not isinstance(error.__cause__, BrokenExecutor):
                 raise
         except BaseException:
             for process in multiprocessing.active_children():
-                if process not in others:
+                if process not in not_ours:
                     process.terminate()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-        force = False  # the old records are gone, what was made by now is not made again
+        force = False  # the old records are gone; keep those of the first attempt
 
 
-def on_cluster(address: str, name: str, wanted: list, device: str | None = None, force: bool = False) -> list[Record]:
-    """`study.records` on the Dask cluster whose scheduler listens at `address`.
+def on_cluster(
+    address: str, name: str, wanted: Iterable[Spec] | None, device: str | None = None, force: bool = False
+) -> list[Record]:
+    """As `study.records`, on the Dask cluster whose scheduler listens at `address`.
 
-    The workers need this package and the same TOPOPRUNE_CACHE and TOPOPRUNE_DATA; one thread each
-    (`dask worker --nthreads 1`). With a CUDA device asked for, runs go to workers started with
-    `--resources "GPU=1"`. Dask starts the run of a dead worker on another.
+    The workers need this package, the same TOPOPRUNE_CACHE and TOPOPRUNE_DATA, and one thread each
+    (`dask worker --nthreads 1`). If `device` is a CUDA device, only workers started with `--resources "GPU=1"` are
+    used. Dask starts the run of a dead worker on another one.
+
+    Args:
+        address: as "tcp://host:8786".
+        name, wanted, device, force: see `study.records`.
 
     Raises:
-        ValueError: `distributed` is not installed, or nothing answers at `address`.
-        RunError: runs failed; the others are stored.
+        ValueError: `distributed` is not installed, nothing answers at `address`, or no worker fits.
+        RunError: some runs failed.
     """
     try:
         from distributed import Client
@@ -76,7 +97,7 @@ def on_cluster(address: str, name: str, wanted: list, device: str | None = None,
         raise ValueError(
             f"no Dask scheduler answers at {address} ({error}): start one with `dask scheduler --host 127.0.0.1`"
         ) from error
-    wants = {"resources": {"GPU": 1}} if (device or "").startswith("cuda") else {}
+    options = {"resources": {"GPU": 1}} if (device or "").startswith("cuda") else {}
     with client:
         try:
             client.wait_for_workers(1, timeout=60)
@@ -85,16 +106,26 @@ def on_cluster(address: str, name: str, wanted: list, device: str | None = None,
                 f"the scheduler at {address} has no worker: start one with `dask worker {address} --nthreads 1`"
             ) from error
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        if wants and not any(worker["resources"].get("GPU") for worker in workers):
+        if options and not any(worker["resources"].get("GPU") for worker in workers):
             raise ValueError(
                 f'no worker of the scheduler at {address} offers a GPU: start them with `--resources "GPU=1"`'
             )
-        client.register_worker_callbacks(single_thread)  # of those that come later too
-        return records(name, wanted, device, force, client.get_executor(**wants))
+        client.register_worker_callbacks(single_thread)  # also on workers that come later
+        return records(name, wanted, device, force, client.get_executor(**options))
 
 
-def _begin(numbers) -> None:
-    """First act of a process: its own device, one thread."""
+def single_thread() -> None:
+    """Compute on one thread from now on, so that sums are the same in every process."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    os.environ["OMP_NUM_THREADS"] = "1"  # for `persistence.in_threads`
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+
+
+def _start_worker(numbers) -> None:
+    """Take a number, and with it a CUDA device if there are several; compute on one thread."""
     number = numbers.get()
     devices = _visible_devices()
     if len(devices) > 1:
@@ -109,13 +140,3 @@ def _visible_devices() -> list[str]:
     import torch
 
     return [str(i) for i in range(torch.cuda.device_count())]
-
-
-def single_thread() -> None:
-    """Compute on one thread from now on: the same sums in every process."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    os.environ["OMP_NUM_THREADS"] = "1"  # `persistence.in_threads` heeds it
-    torch.set_num_threads(1)
-    threadpool_limits(1)
