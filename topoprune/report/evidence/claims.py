@@ -313,7 +313,7 @@ def _cell_name(row: pd.Series) -> str:
 
 
 def _interval_of(row: pd.Series | None) -> str:
-    return _interval(0, np.nan, np.nan) if row is None else _interval(row["seeds"], row["low"], row["high"])
+    return _interval(0, np.nan, np.nan) if row is None else _interval(int(row["seeds"]), row["low"], row["high"])
 
 
 def _interval(seeds: int, low: float, high: float) -> str:

@@ -41,7 +41,8 @@ def predictors(records: Sequence[Record]) -> pd.DataFrame:
         model of `mixed_effect`; error and error without: root mean squared error in points when each dense network
         is predicted from the others, with the predictor and without it. NaN where networks are too few.
     """
-    return _corrected([_predictor(*known, RATIO_AND_METHOD) for known in _registered(records)])
+    rows = [_predictor(*asked, RATIO_AND_METHOD) for asked in _registered(records)]
+    return _corrected(rows, _PREDICTOR_COLUMNS)
 
 
 def predictors_over_networks(records: Sequence[Record]) -> pd.DataFrame:
@@ -51,12 +52,11 @@ def predictors_over_networks(records: Sequence[Record]) -> pd.DataFrame:
         A row for each target and predictor: target, predictor, and seeds, effect, low, high, p (corrected by Holm) of
         `slope_over_networks`.
     """
-    return _corrected(
-        [
-            {"target": target, "predictor": name, **slope_over_networks(known, RATIO_AND_METHOD)}
-            for known, target, name in _registered(records)
-        ]
-    )
+    rows = [
+        {"target": target, "predictor": name, **slope_over_networks(known, RATIO_AND_METHOD)}
+        for known, target, name in _registered(records)
+    ]
+    return _corrected(rows, ("target", "predictor", "seeds", "effect", "low", "high", "p"))
 
 
 def sensitivity(records: Sequence[Record]) -> pd.DataFrame:
@@ -136,7 +136,7 @@ def _known(frame: pd.DataFrame, target: str, name: str) -> pd.DataFrame:
 
 def _varies(asked: tuple[pd.DataFrame, str, str]) -> bool:
     known, _, name = asked
-    return len(known) > 2 and known[name].std() != 0
+    return bool(len(known) > 2 and known[name].std() != 0)
 
 
 def _predictor(known: pd.DataFrame, target: str, name: str, factors: str) -> dict:
@@ -154,9 +154,9 @@ def _predictor(known: pd.DataFrame, target: str, name: str, factors: str) -> dic
     }
 
 
-def _corrected(rows: list[dict]) -> pd.DataFrame:
-    table = pd.DataFrame(rows)
-    return table.assign(p=holm(table["p"])) if len(table) else pd.DataFrame(columns=[*_PREDICTOR_COLUMNS])
+def _corrected(rows: list[dict], columns: tuple[str, ...]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=[*columns])
+    return table.assign(p=holm(table["p"]))
 
 
 def _hazard(known: pd.DataFrame, name: str) -> dict:

@@ -109,12 +109,11 @@ def holm(values: pd.Series) -> np.ndarray:
     >>> holm(pd.Series([0.01, np.nan, 0.03])).round(3)
     array([0.02,  nan, 0.03])
     """
-    from statsmodels.stats.multitest import multipletests
-
+    # statsmodels' multipletests gives the same, but collects garbage at every call, which takes up to a second.
     corrected = np.asarray(values, dtype=float).copy()
-    known = ~np.isnan(corrected)
-    if known.any():
-        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    order = corrected.argsort()[: np.count_nonzero(~np.isnan(corrected))]  # NaN sorts last
+    steps = corrected[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected
 
 

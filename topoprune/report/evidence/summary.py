@@ -10,7 +10,7 @@ from topoprune.report.frames import LAYERWISE_NAMES, NAMES, trials
 from topoprune.study import Record
 
 
-def findings(records: Sequence[Record]) -> dict[str, float]:
+def findings(records: Sequence[Record]) -> dict[str, int | float]:
     """The layer-wise methods at the smallest and the largest ratio at which a dense network has all of them.
 
     Returns:
@@ -31,7 +31,7 @@ def findings(records: Sequence[Record]) -> dict[str, float]:
     }
 
 
-def _means(networks: pd.DataFrame) -> dict[str, float]:
+def _means(networks: pd.DataFrame) -> dict[str, int | float]:
     before, after = networks["damaged"].mean(), networks["test"].mean()
     random = NAMES["random"]
     seconds = networks["selection seconds"][TOPOLOGICAL] / networks["epoch seconds"][TOPOLOGICAL]

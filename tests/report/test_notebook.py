@@ -1,0 +1,56 @@
+"""What a chapter shows, and what it leaves to download."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from topoprune import study
+from topoprune.report import figures, notebook
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """What is displayed, by a chapter in a folder of its own."""
+    bundles = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: bundles.append(bundle))
+    return bundles
+
+
+def test_a_figure_is_shown_with_its_downloads(shown, tmp_path):
+    figure, axes = plt.subplots()
+    axes.plot([1, 2])
+    figure.data = pd.DataFrame({"x": [1, 2]})
+    plt.close(figure)
+    figures.show(figure, "A caption.", "What is seen.", "a-name")
+    assert (tmp_path / "downloads/a-name.svg").read_text().count("<svg") == 1
+    assert (tmp_path / "downloads/a-name.csv").read_text() == "x\n1\n2\n"
+    myst = shown[0]["text/markdown"]
+    assert ":name: a-name\n:alt: What is seen.\n\nA caption. {download}`SVG <downloads/a-name.svg>`" in myst
+
+
+def test_a_table_is_shown_with_its_data(shown, tmp_path):
+    table = pd.DataFrame({"ratio": [0.5], "method": ["L1"], "p": [0.12345], "far": [12.345], "none": [float("nan")]})
+    notebook.show_table(table, "A caption.", "a-table")
+    assert shown[0]["text/markdown"].splitlines() == [
+        ":::{table} A caption. {download}`CSV <downloads/a-table.csv>`",
+        ":name: a-table",
+        "",
+        "| ratio | method | p | far | none |",
+        "|---|---|---|---|---|",
+        "| 0.5 | L1 | 0.123 | 12.35 |  |",
+        ":::",
+    ]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "downloads/a-table.csv"), table)
+
+
+def test_an_empty_table_says_none(shown):
+    notebook.show_table(pd.DataFrame(columns=["method", "p"]), "A caption.", "empty")
+    assert "| none | |" in shown[0]["text/markdown"]
+
+
+def test_an_unknown_notebook_parameter_is_refused():
+    known = {"profile": "quick", "device": None, "seeds": None, "force": False, "study": study, "_i": "", "In": []}
+    notebook.check_parameters(known)
+    with pytest.raises(ValueError, match="unknown notebook parameter n_genn: a chapter takes"):
+        notebook.check_parameters({**known, "n_genn": 6})
