@@ -1,10 +1,10 @@
-"""Stage the book: copy its pages and run every chapter live through papermill.
+"""Stage the book: run what the records lack, execute every chapter on the records, and copy the pages.
 
-    python book/build.py --profile quick [--device cuda] [--seeds 0 1 2] [--force] [--set NAME=VALUE]
+    python book/build.py --profile quick [--device cuda] [--seeds 0 1 2] [--workers 2] [--force] [--set NAME=VALUE]
 
-The finished notebooks lie under `_build/stage`, which Jupyter Book then renders without running
-anything. A chapter is published there only when it ran to its end; what a failed one left lies
-under `_build/partial`. Records are read from and written to TOPOPRUNE_RESULTS (see the Makefile).
+Jupyter Book then renders `_build/stage` without running anything. A chapter is published there only if it ran to its
+end; what a failed one left is in `_build/partial`. Records are read from and written to TOPOPRUNE_RESULTS; with
+TOPOPRUNE_NO_RUN nothing is trained, and the chapters show the records that exist.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,15 +27,25 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
-from topoprune._engine.precision import default_device
-from topoprune.study import results_folder
-from topoprune.study.provenance import provenance
-
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
-# Together these chapters run every record once; those after them would run it again.
-FORCED = {"dense", "baselines", "topological", "comparison", "ablations"}
+MOST_PROCESSES = 8
+
+
+def main() -> None:
+    """Parse the options and stage the book; any known error is one line."""
+    options = _parser().parse_args()
+    parameters = {"profile": options.profile, "device": options.device, "seeds": options.seeds, **dict(options.set)}
+    may_run = not os.environ.get("TOPOPRUNE_NO_RUN")
+    if options.force and not may_run:
+        raise SystemExit("build.py: --force discards records, which TOPOPRUNE_NO_RUN forbids to run again: drop one")
+    todo = parameters_by_chapter(chapters(), parameters)
+    stage_pages()
+    if may_run:
+        run_missing_trials(options.profile, options.seeds, options.device, options.force, options.workers)
+        os.environ["TOPOPRUNE_NO_RUN"] = "1"  # all records exist: the chapters only read them
+    execute_side_by_side(todo)
 
 
 def chapters(root: Path = ROOT) -> list[Path]:
@@ -44,8 +55,12 @@ def chapters(root: Path = ROOT) -> list[Path]:
     return [Path(entry + ".ipynb") for entry in entries if (root / (entry + ".ipynb")).exists()]
 
 
-def check(notebooks: list[Path], parameters: dict, root: Path = ROOT) -> dict[Path, dict]:
-    """Each chapter's own parameters; papermill by itself would run on after a name it does not know."""
+def parameters_by_chapter(notebooks: list[Path], parameters: dict, root: Path = ROOT) -> dict[Path, dict]:
+    """Give each chapter the parameters that it declares.
+
+    Raises:
+        SystemExit: a parameter that no chapter declares. Papermill by itself would only mention it.
+    """
     declared = {path: papermill.inspect_notebook(root / path).keys() for path in notebooks}
     known = set().union(*declared.values())
     if unknown := parameters.keys() - known:
@@ -54,34 +69,18 @@ def check(notebooks: list[Path], parameters: dict, root: Path = ROOT) -> dict[Pa
             f"the chapters have {', '.join(sorted(known)) or 'none'}"
         )
     return {
-        path: {
-            name: value
-            for name, value in parameters.items()
-            if name in names and (name != "force" or path.stem in FORCED)
-        }
-        for path, names in declared.items()
+        path: {name: value for name, value in parameters.items() if name in names} for path, names in declared.items()
     }
 
 
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def digest(*paths: Path) -> str:
-    """SHA-256 of the files' contents, in the order of their names."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
-
-
-def stage() -> None:
-    """A fresh copy of the book's sources, with the repository's address where git knows a public one."""
+def stage_pages() -> None:
+    """Copy the book's sources afresh, with the repository's address if it is a public one of GitHub."""
     shutil.rmtree(STAGE, ignore_errors=True)
     left_out = shutil.ignore_patterns("*.ipynb", "*.py", "results", "__pycache__", ".*")
     shutil.copytree(ROOT / "book", STAGE / "book", ignore=left_out)
     shutil.copy(ROOT / "_toc.yml", STAGE)
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
-    origin = git("remote", "get-url", "origin")
-    if address := re.fullmatch(r"(?:https://|git@)github\.com[:/](.+?)(?:\.git)?/?", origin):
+    if address := re.fullmatch(r"(?:https://|git@)github\.com[:/](.+?)(?:\.git)?/?", _origin()):
         config["repository"] = {"url": f"https://github.com/{address[1]}", "branch": "main"}
         config["html"]["use_repository_button"] = True
         config["html"]["use_issues_button"] = True
@@ -90,62 +89,147 @@ def stage() -> None:
     (STAGE / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
-def run(path: Path, parameters: dict) -> None:
-    """Run one chapter to a partial file and publish it, whole and with its provenance, into the stage."""
+def run_missing_trials(
+    profile: str, seeds: list[int] | None, device: str | None, force: bool, processes: int | None
+) -> None:
+    """Run what the records of a profile and of its companions lack, side by side.
+
+    Args:
+        profile, seeds, device, force: see `topoprune.study.records`.
+        processes: by default one a core, or one a CUDA device.
+
+    Raises:
+        SystemExit: a run failed, images are missing, or a records file is damaged.
+    """
+    from topoprune import study
+    from topoprune.study.workers import profiles_on_processes
+
+    wanted = study.with_companions(profile, seeds)
+    processes = processes or _one_a_core_or_device(device)
+    try:
+        if processes == 1:
+            study.records_of_profiles(wanted, device, force)
+        else:
+            profiles_on_processes(processes, wanted, device, force)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise SystemExit(f"build.py: {' '.join(str(error).split())}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("build.py: interrupted; the same command continues") from None
+
+
+def execute_side_by_side(todo: dict[Path, dict]) -> None:
+    """Execute the chapters and publish each one that ran to its end.
+
+    Raises:
+        SystemExit: a chapter failed. Those that had begun are finished and published first.
+    """
+    failures = []
+    with ProcessPoolExecutor(min(MOST_PROCESSES, os.cpu_count() or 1), get_context("spawn")) as pool:
+        futures = {pool.submit(execute, path, parameters): path for path, parameters in todo.items()}
+        for future in as_completed(futures):
+            path = futures[future]
+            if future.cancelled():
+                continue
+            if error := future.exception():
+                failures.append(error)
+                pool.shutdown(wait=False, cancel_futures=True)
+            else:
+                publish(path, todo[path], future.result())
+    if failures:
+        raise failures[0]
+
+
+def execute(path: Path, parameters: dict) -> float:
+    """Execute one chapter into `_build/partial`.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        SystemExit: it did not run to its end.
+    """
     print(f"build.py: {path}", file=sys.stderr, flush=True)
     started = time.perf_counter()
-    partial = BUILD / "partial" / path.name
+    partial = _partial(path)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    left = f"what ran of it is in {partial.relative_to(ROOT)}"
+    partial_name = partial.relative_to(BUILD.parent)
     try:
         papermill.execute_notebook(
             ROOT / path,
             partial,
             parameters,
             cwd=STAGE / path.parent,
+            progress_bar=False,
             stderr_file=sys.stderr,
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except PapermillExecutionError as error:
         raise SystemExit(
-            f"build.py: {path} stopped at cell {error.cell_index}: {error.ename}: {error.evalue}; {left}"
+            f"build.py: {path} stopped at cell {error.cell_index}: {error.ename}: {error.evalue}; "
+            f"{partial_name} shows how far it came"
         ) from None
     except (PapermillException, DeadKernelError) as error:
-        raise SystemExit(f"build.py: {path} stopped: {error}; {left}") from None
+        raise SystemExit(f"build.py: {path} stopped: {error}; {partial_name} shows how far it came") from None
+    if not _ran_to_its_end(nbformat.read(partial, as_version=4)):
+        raise SystemExit(f"build.py: {path} did not run to its end; {partial_name} shows how far it came")
+    return time.perf_counter() - started
 
-    notebook = nbformat.read(partial, as_version=4)
-    ran = notebook.metadata.papermill
-    cells = [cell.metadata.papermill.status for cell in notebook.cells if cell.cell_type == "code"]
-    if ran.exception or not ran.end_time or set(cells) - {"completed"}:
-        raise SystemExit(f"build.py: {path} did not run to its end; {left}")
+
+def publish(path: Path, parameters: dict, seconds: float) -> None:
+    """Move an executed chapter into the stage, without what was printed to stderr, and note where it came from."""
+    from topoprune._engine.precision import default_device
+    from topoprune.study import results_folder
+    from topoprune.study.provenance import provenance
+
+    notebook = nbformat.read(_partial(path), as_version=4)
     for cell in notebook.cells:
-        if "outputs" in cell:  # progress bars and warnings were shown while it ran
+        if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")
             cell.metadata["mystnb"] = {"code_prompt_show": "Show the parameters of this run"}
-    ran.input_path, ran.output_path = str(path), str(path)  # a download names no path of this machine
-    device = parameters.get("device") or default_device()
-    notebook.metadata["topoprune"] = provenance(device, time.perf_counter() - started) | {
-        "lock": digest(*ROOT.glob("requirements.lock")),
-        "records": digest(*results_folder().glob(f"{parameters.get('profile')}.jsonl")),
+    papermill_metadata = notebook.metadata.papermill
+    papermill_metadata.input_path = papermill_metadata.output_path = str(path)  # no path of this machine
+    notebook.metadata["topoprune"] = provenance(parameters.get("device") or default_device(), seconds) | {
+        "lock": _digest(ROOT.glob("requirements.lock")),
+        "records": _digest(results_folder().glob(f"{parameters.get('profile')}.jsonl")),
     }
-    nbformat.write(notebook, partial)
-    os.replace(partial, STAGE / path)
+    nbformat.write(notebook, _partial(path))
+    os.replace(_partial(path), STAGE / path)
 
 
-def run_side_by_side(todo: dict[Path, dict]) -> None:
-    """Run chapters that do not need each other; a failure ends it when those that have begun are done."""
-    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), get_context("spawn")) as pool:
-        futures = [pool.submit(run, path, own) for path, own in todo.items()]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _ran_to_its_end(notebook: nbformat.NotebookNode) -> bool:
+    statuses = {cell.metadata.papermill.status for cell in notebook.cells if cell.cell_type == "code"}
+    whole = notebook.metadata.papermill
+    return not whole.exception and bool(whole.end_time) and statuses <= {"completed"}
 
 
-def assignment(text: str) -> tuple[str, object]:
+def _partial(path: Path) -> Path:
+    return BUILD / "partial" / path.name
+
+
+def _digest(paths: Iterator[Path]) -> str:
+    """SHA-256 of the files' contents, in the order of their names."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
+
+
+def _origin() -> str:
+    """The address of the repository that this checkout was cloned from; empty if git knows none."""
+    done = subprocess.run(["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _one_a_core_or_device(device: str | None) -> int:
+    import torch
+
+    from topoprune._engine.precision import default_device
+
+    if (device or default_device()).startswith("cuda"):
+        return max(1, torch.cuda.device_count())
+    return min(MOST_PROCESSES, os.cpu_count() or 1)
+
+
+def _name_and_value(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
@@ -155,23 +239,17 @@ def assignment(text: str) -> tuple[str, object]:
         return name, value
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="build.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--profile", default="quick", choices=["quick", "pilot", "study"])
-    parser.add_argument("--device", help="cpu or cuda (default: what the machine has)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the profile's own")
-    parser.add_argument("--force", action="store_true", help="run again what the records already hold")
-    parser.add_argument("--set", type=assignment, action="append", default=[], metavar="NAME=VALUE")
-    given = vars(parser.parse_args())
-    parameters = given | dict(given.pop("set"))
-
-    todo = check(chapters(), parameters)
-    stage()
-    if os.environ.get("TOPOPRUNE_NO_RUN"):  # they only read records
-        run_side_by_side(todo)
-    else:
-        for path, own in todo.items():
-            run(path, own)
+    parser.add_argument("--workers", type=int, help="processes that run trials (default: one a core or CUDA device)")
+    parser.add_argument("--force", action="store_true", help="discard the records of the profile and run them again")
+    parser.add_argument(
+        "--set", type=_name_and_value, action="append", default=[], metavar="NAME=VALUE", help="a chapter's parameter"
+    )
+    return parser
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def usual_loop(
         num_workers=loaders,
         drop_last=True,
         pin_memory=workload.device == "cuda",
-        multiprocessing_context=get_all_start_methods()[0],  # the system's default, which `new_processes` overrides
+        multiprocessing_context=get_all_start_methods()[0] if loaders else None,  # the system's, not the pool's
     )
     steps = min(len(loader) - 1, workload.images // workload.batch)
     started = 0.0
