@@ -1,6 +1,8 @@
 """Check the shapes in signatures, open no window for figures, and keep the tests' files in folders of their own."""
 
 import os
+import shutil
+from functools import partial
 
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -12,7 +14,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from filelock import FileLock  # noqa: E402
 
-from topoprune import study  # noqa: E402
+from topoprune import network, study  # noqa: E402
 from topoprune.study import execution  # noqa: E402
 from topoprune.training import Recipe  # noqa: E402
 
@@ -40,6 +42,7 @@ def own_folders(tmp_path_factory):
         patch.delenv("TOPOPRUNE_NO_RUN", raising=False)
         patch.setenv("TOPOPRUNE_DETERMINISTIC", "1")  # where there is a CUDA device
         patch.setattr(execution, "default_device", lambda: "cpu")  # there too, where a test names no other
+        patch.setattr(execution, "cost", partial(network.cost, seconds=0.0))  # no test needs exact latencies
         patch.setitem(study.PROFILES, "tiny", TINY)
         yield
 
@@ -78,3 +81,12 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("TOPOPRUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tmp_path / "results"))
     return tmp_path
+
+
+@pytest.fixture
+def trained(folders, tiny_study):
+    """As `folders`, with the dense networks of the tiny study in the cache."""
+    for folder in (tiny_study.cache / "runs").glob("dense-*"):
+        if folder.is_dir():
+            shutil.copytree(folder, folders / "cache" / "runs" / folder.name)
+    return folders

@@ -1,17 +1,15 @@
-"""`status` tells done, running, failed, waiting and dead runs apart, of real processes."""
+"""`status` tells done, running, failed, waiting and dead runs apart."""
 
-import contextlib
-import multiprocessing
 import os
-import time
+import threading
 
 import pytest
-from conftest import TINY
+from test_run_folder import held_by_another_process
 
-from topoprune import genetic, study
+from topoprune import files, study
 from topoprune.__main__ import main
-from topoprune.study import execution, progress, run_folder as folders_module
-from topoprune.study.run_folder import run_folder
+from topoprune.study import progress
+from topoprune.study.run_folder import SELECTION, claimed, run_folder
 from topoprune.study.trial import Record
 
 
@@ -19,125 +17,117 @@ def states() -> dict[str, dict]:
     return {run["run"]: run for run in study.status("tiny", [0])["runs"]}
 
 
-def work(started, wait) -> None:
-    """A process that trains, and stops at its second epoch until it may go on."""
-    from topoprune import training
-
-    epoch = training._epoch
-
-    def slow(*arguments):
-        if arguments[-1] == 1:
-            started.set()
-            wait.wait()
-        return epoch(*arguments)
-
-    training._epoch = slow
-    study.PROFILES["tiny"] = TINY
-    study.records("tiny", study.specs("tiny", [0])[:2])
-
-
-@contextlib.contextmanager
-def at_work():
-    """A real process in its second epoch of the dense network, and the way to let it go on."""
-    context = multiprocessing.get_context("spawn")
-    started, wait = context.Event(), context.Event()
-    process = context.Process(target=work, args=(started, wait))
-    process.start()
-    try:
-        assert started.wait(300)
-        yield process, wait
-    finally:
-        process.kill()
-        process.join()
-
-
-def test_a_run_is_seen_while_it_runs_once_it_died_and_when_it_is_done(folders, capsys):
-    dense, chosen, *_ = study.specs("tiny", [0])
-    with at_work() as (process, _):
-        seen = states()[study.describe(dense)]
-        assert seen["state"] == "running" and seen["process"] == process.pid
-        assert seen["progress"] == "epoch 1 of 2" and seen["device"] == "cpu"
-        assert abs(time.time() - seen["since"]) < 3600
-        assert study.status("tiny", [0])["workers"] == 1
-        assert main(["status", "--profile", "tiny", "--seeds", "0"]) == 0
-        shown = capsys.readouterr().out
-        assert "0 done, 4 missing, 1 running, 3 waiting" in shown
-        assert f"epoch 1 of 2, process {process.pid} on {seen['host']}, cpu, since " in shown
-    assert states()[study.describe(dense)]["state"] == "dead"
-    assert states()[study.describe(chosen)] == {"run": study.describe(chosen), "progress": "", "state": "waiting"}
-    study.records("tiny", [dense])
-    assert study.describe(dense) in study.status("tiny", [0])["done"]
+def shown(capsys) -> str:
     assert main(["status", "--profile", "tiny", "--seeds", "0"]) == 0
-    assert "1 done, 3 missing, 3 waiting" in capsys.readouterr().out
+    return capsys.readouterr().out
 
 
-def test_a_failure_leaves_its_line_until_the_run_is_begun_again(folders, monkeypatch, capsys):
+def test_a_run_is_seen_while_it_runs_when_it_died_and_when_it_is_done(folders, capsys, tiny_study):
     dense, chosen, *_ = study.specs("tiny", [0])
+    with held_by_another_process(run_folder(dense)) as process:
+        assert study.status("tiny", [0])["workers"] == 1
+        state = states()[study.describe(dense)]
+        assert state["state"] == "running" and state["progress"] == ""
+        text = shown(capsys)
+        assert "0 done, 4 missing, 1 running, 3 waiting" in text
+        assert f"seed 0, process {process.pid} on {state['host']}, cpu, since " in text
+    assert states()[study.describe(dense)]["state"] == "dead"
+    assert "which ended without a word; `run` continues from there" in shown(capsys)
+    assert states()[study.describe(chosen)] == {"run": study.describe(chosen), "progress": "", "state": "waiting"}
+    study.records_store("tiny").append(tiny_study.records[0].to_json())
+    assert study.describe(dense) in study.status("tiny", [0])["done"]
+    assert "1 done, 3 missing, 3 waiting" in shown(capsys)
 
-    def exhausted(*arguments, **options):
-        raise MemoryError("too\nlarge")
 
+def test_progress_is_told_in_words(trained):
+    dense, chosen, *_, portrait = study.specs("tiny", [0])
+    assert states()[study.describe(dense)]["progress"] == "epoch 2 of 2"
+    assert states()[study.describe(chosen)]["progress"] == ""
+    with claimed(run_folder(chosen), "cpu"):
+        assert states()[study.describe(chosen)]["progress"] == "selection"
+        (run_folder(chosen) / "search-0.json").write_text("")
+        assert states()[study.describe(chosen)]["progress"] == "selection, layer 1"
+        (run_folder(chosen) / SELECTION).write_text("")
+        assert states()[study.describe(chosen)]["progress"] == "fine-tuning, epoch 0 of 2"
+        (run_folder(dense) / "dense.safetensors").unlink()
+        assert states()[study.describe(chosen)]["progress"] == "dense network, epoch 0 of 2"
+    assert states()[study.describe(portrait)]["progress"] == ""
+
+
+def test_a_failure_leaves_its_line_until_the_run_is_started_again(trained, monkeypatch, capsys):
+    chosen = study.specs("tiny", [0])[1]
     with monkeypatch.context() as patch:
-        patch.setattr(execution, "run_selection", exhausted)
-        with pytest.raises(MemoryError):
-            study.records("tiny", [dense, chosen])
+        patch.setattr(files, "write_tensors", exhausted)
+        with pytest.raises(study.RunError):
+            study.records("tiny", [chosen])
     failed = states()[study.describe(chosen)]
     assert failed["state"] == "failed" and failed["error"] == "MemoryError: too large"
-    assert failed["process"] == os.getpid() and failed["progress"] == "selection"
-    assert main(["status", "--profile", "tiny", "--seeds", "0"]) == 0
-    assert "failed: l1 at ratio 0.5, seed 0, selection, process" in capsys.readouterr().out
+    assert failed["process"] == os.getpid() and failed["progress"] == "fine-tuning, epoch 0 of 2"
+    assert "failed: l1 at ratio 0.5, seed 0, fine-tuning, epoch 0 of 2, process" in shown(capsys)
     study.records("tiny", [chosen])
     assert study.describe(chosen) in study.status("tiny", [0])["done"]
 
 
-def test_watch_ends_when_nothing_is_left(folders, capsys):
-    """It looks again while a process works, and stops by itself."""
-    import threading
+def exhausted(*arguments):
+    raise MemoryError("too\nlarge")
 
-    wanted = study.specs("tiny", [0])
-    with at_work() as (process, wait):
-        watch = threading.Thread(
-            target=main,
-            daemon=True,
-            args=(["status", "--profile", "tiny", "--seeds", "0", "--watch", "--every", "0.05"],),
-        )
+
+def test_watch_looks_again_and_ends_when_nothing_is_missing(folders, capsys, tiny_study):
+    wanted = {study.spec_key(spec) for spec in study.specs("tiny", [0])}
+    records = [record for record in tiny_study.records if record.key in wanted]
+    arguments = ["status", "--profile", "tiny", "--seeds", "0", "--watch", "--every", "0.01"]
+    watch = threading.Thread(target=main, args=(arguments,), daemon=True)
+    with claimed(run_folder(records[0].spec), "cpu"):
         watch.start()
-        wait.set()
-        process.join()
-        study.records("tiny", wanted)
-        watch.join(60)
-        assert not watch.is_alive()
-    shown = capsys.readouterr().out
-    assert "1 running" in shown and "4 done, 0 missing\ntime left: about 0 min" in shown
+        output = ""
+        while "0 done, 4 missing, 1 running" not in output:
+            assert watch.is_alive()
+            output += capsys.readouterr().out
+    for record in records:
+        study.records_store("tiny").append(record.to_json())
+    watch.join(60)
+    assert not watch.is_alive()
+    assert "4 done, 0 missing\ntime left: about 0 min" in capsys.readouterr().out
 
 
-def test_time_left_is_shared_out_among_the_workers(folders):
+def test_status_counts_and_estimates(tiny_study, folders, monkeypatch):
+    assert study.status("tiny")["seconds_left"] is None
+    assert "time left: unknown" in study.status_lines(study.status("tiny"))[-1]
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tiny_study.results))
+    state = study.status("tiny", seeds=[0, 1, 2])
+    assert len(state["done"]) == 7 and len(state["missing"]) == 3
+    assert state["seconds_left"] > 0
+    assert study.status("tiny")["seconds_left"] == 0
+
+
+def test_time_left_is_estimated_from_records_alike(monkeypatch):
+    monkeypatch.setattr(progress.time, "time", lambda: 1000.0)
     missing = study.trial_specs("tiny", methods=["l1"])
-    found = [Record(missing[0], {}, {"seconds": 90.0})]
-    now = [{"state": "running", "since": time.time() - 60}, {"state": "running", "since": 0.0}]
-    assert progress.seconds_left(missing, now, found) == pytest.approx(30, abs=5)
-    assert progress.seconds_left(missing, [{"state": "waiting"}] * 2, found) == 180
-    assert progress.seconds_left(missing, [{"state": "waiting"}] * 2, []) is None
+    (other,) = study.trial_specs("tiny", [0], methods=["topological"])
+    stored = [Record(missing[0], {}, {"seconds": 90.0}), Record(other, {}, {"seconds": 500.0})]
+    now = [{"state": "running", "since": 940.0}, {"state": "running", "since": 0.0}]
+    assert progress.seconds_left(missing, now, stored) == 30  # the second is overdue
+    waiting = [{"state": "waiting"}] * 2
+    assert progress.seconds_left(missing, waiting, stored) == 180
+    assert progress.seconds_left(missing, waiting, stored[1:]) == 1000  # none is alike
+    assert progress.seconds_left(missing, waiting, []) is None
 
 
-def test_a_sign_that_is_no_sign_is_none(folders):
-    folder = run_folder(study.specs("tiny", [0])[0])
-    assert folders_module.run_state(folder) == {"state": "waiting"}
-    folder.mkdir(parents=True)
-    (folder / "running.json").write_text("{")
-    assert folders_module.run_state(folder) == {"state": "waiting"}
-    assert folders_module.finished_epochs(folder / "none.safetensors") == 0
-    (folder / "dense.safetensors").write_bytes(b"x" * 40)
-    assert folders_module.finished_epochs(folder / "dense.safetensors") == 0
+def test_status_needs_no_permission_to_write(trained, monkeypatch):
+    """A cache may be mounted read-only, or belong to another user."""
+    chosen = study.specs("tiny", [0])[1]
+    with held_by_another_process(run_folder(chosen)):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", read_only(os.open))
+            assert states()[study.describe(chosen)]["state"] == "running"
+    monkeypatch.setattr(os, "open", read_only(os.open))
+    assert states()[study.describe(chosen)]["state"] == "dead"
 
 
-def test_finished_generations_are_counted_and_a_damaged_search_has_none(tmp_path):
-    def fitness(population):
-        return population.sum(axis=1).astype(float)
+def read_only(open_file):
+    def opened(path, flags, *arguments, **named):
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(30, "Read-only file system", path)
+        return open_file(path, flags, *arguments, **named)
 
-    file = tmp_path / "search-0.json"
-    assert folders_module.finished_generations(file) == 0
-    genetic.evolve(12, 6, fitness, genetic.Search(population=4, generations=3), checkpoint=file)
-    assert folders_module.finished_generations(file) == 4  # the random first one too
-    file.write_bytes(file.read_bytes()[:-1])
-    assert folders_module.finished_generations(file) == 0
+    return opened

@@ -2,42 +2,38 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import threading
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import TINY
 
 from topoprune import study
-from topoprune.__main__ import main
-from topoprune.measure.torture import dask_cluster
-from topoprune.study import RunError, grid, workers
+from topoprune.study import RunError, workers
 from topoprune.study.execution import without_times
-from topoprune.study.trial import Trial
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """Timeless results of the first seed, made in this process on one thread as workers do."""
-    folder = tmp_path_factory.mktemp("alone")
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(study.PROFILES, "tiny", TINY)
-        patch.setenv("TOPOPRUNE_CACHE", str(folder / "cache"))
-        patch.setenv("TOPOPRUNE_RESULTS", str(folder / "results"))
-        torch.set_num_threads(1)
-        made = study.records("tiny", wanted())
-        torch.set_num_threads(threads)
-    return [without_times(record) for record in made]
 
 
 def wanted():
+    """The first dense network and its trials."""
     return [*study.dense_specs("tiny", [0]), *study.trial_specs("tiny", [0])]
+
+
+def expected(tiny_study) -> list[dict]:
+    by_key = {record.key: without_times(record) for record in tiny_study.records}
+    return [by_key[study.spec_key(spec)] for spec in wanted()]
+
+
+def test_a_worker_gives_the_records_of_this_process(tiny_study, trained, monkeypatch):
+    monkeypatch.setitem(study.PROFILES, "tiny-ablation", TINY)
+    found = workers.profiles_on_processes(1, {"tiny": wanted(), "tiny-ablation": wanted()[:2]})
+    assert list(map(without_times, found["tiny"])) == expected(tiny_study)
+    assert found["tiny-ablation"] == found["tiny"][:2]
+    assert multiprocessing.active_children() == []
 
 
 def kill_when_a_run_has_begun(cache: Path, choose) -> threading.Thread:
@@ -53,104 +49,87 @@ def kill_when_a_run_has_begun(cache: Path, choose) -> threading.Thread:
     return thread
 
 
-def test_three_workers_one_killed_give_the_records_of_one(alone, folders):
-    """The dense network is trained by one of them only; the pool is started anew after the kill."""
-    import psutil
-
-    def child():
-        spawned = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
-        return spawned[0].pid
-
-    killer = kill_when_a_run_has_begun(folders / "cache", child)
-    made = workers.on_processes(3, "tiny", wanted())
+@pytest.mark.slow
+def test_three_workers_one_killed_give_the_records_of_one(tiny_study, folders):
+    """One of them trains the dense network; the pool is started anew after the kill."""
+    killer = kill_when_a_run_has_begun(folders / "cache", lambda: at_work(folders / "cache"))
+    found = workers.on_processes(3, "tiny", wanted())
     killer.join(10)
     assert not killer.is_alive()
-    assert [without_times(record) for record in made] == alone
-
-
-def test_a_failing_run_keeps_no_other_from_its_record(folders, monkeypatch):
-    from concurrent.futures import ThreadPoolExecutor
-
-    run = study.run
-
-    def failing(spec, *others):
-        if isinstance(spec, Trial) and spec.method == "l1":
-            raise MemoryError("too large")
-        return run(spec, *others)
-
-    monkeypatch.setattr(grid, "run", failing)
-    with (
-        ThreadPoolExecutor(1) as pool,
-        pytest.raises(
-            RunError, match="1 of 2 runs failed, the first: l1 at ratio 0.5, seed 0: MemoryError.*the others are stored"
-        ),
-    ):
-        study.records("tiny", wanted(), executor=pool)
-    assert len(study.records_store("tiny").load()) == 2
+    assert list(map(without_times, found)) == expected(tiny_study)
 
 
 def at_work(cache: Path) -> int | None:
-    """The process that carries out a run now."""
-    for sign in cache.glob("runs/*/running.json"):
+    """The process that works on a run now."""
+    for note in cache.glob("runs/*/running.json"):
         with contextlib.suppress(OSError, ValueError):
-            return json.loads(sign.read_text())["value"]["process"]
+            return json.loads(note.read_text())["value"]["process"]
     return None
 
 
-def test_an_error_here_ends_the_processes_and_what_waits_for_them(tmp_path, monkeypatch):
-    def full_disk(name, wanted, device, force, pool):
-        slow = [pool.submit(subprocess.run, ["sh", "-c", f"sleep 0.5; touch {tmp_path / str(i)}"]) for i in range(8)]
-        slow[0].result()
+@pytest.mark.slow
+def test_an_error_here_ends_the_processes_and_what_waits_for_them(monkeypatch):
+    def full_disk(wanted, device, force, pool):
+        pool.submit(os.getpid).result()
+        for _ in range(8):
+            pool.submit(time.sleep, 600)
         raise OSError("no space left")
 
-    monkeypatch.setattr(workers, "records", full_disk)
+    monkeypatch.setattr(workers, "records_of_profiles", full_disk)
     with pytest.raises(OSError, match="no space left"):
-        workers.on_processes(1, "tiny", [])
-    time.sleep(2)
-    assert len(list(tmp_path.iterdir())) <= 3  # the first, and what had begun
+        workers.on_processes(2, "tiny", [])
+    assert multiprocessing.active_children() == []
 
 
 def test_processes_that_always_die_end_a_study_and_progress_renews_the_attempts(folders, monkeypatch):
-    from concurrent.futures import BrokenExecutor
-
     calls = []
 
-    def dying(name, wanted, device, force, pool):
+    def dying(wanted, device, force, pool):
         calls.append(force)
         if len(calls) == 3:
-            study.records_store(name).append({"key": "a run that was finished"})
+            study.records_store("tiny").append({"key": "a run that was finished"})
         raise RunError("died") from BrokenExecutor()
 
-    monkeypatch.setattr(workers, "records", dying)
+    monkeypatch.setattr(workers, "records_of_profiles", dying)
     with pytest.raises(RunError, match="died"):
         workers.on_processes(1, "tiny", [], force=True)
     assert calls == [True] + [False] * (workers.ATTEMPTS + 1)
 
 
-@pytest.fixture
-def cluster(folders):
-    with dask_cluster(dict(os.environ)) as made:
-        yield made
+def test_a_run_that_fails_starts_no_new_processes(folders, monkeypatch):
+    calls = []
+
+    def failing(wanted, device, force, pool):
+        calls.append(force)
+        raise RunError("failed") from ValueError()
+
+    monkeypatch.setattr(workers, "records_of_profiles", failing)
+    with pytest.raises(RunError, match="failed"):
+        workers.on_processes(1, "tiny", [])
+    assert calls == [False]
 
 
-def test_a_dask_cluster_that_loses_a_worker_gives_the_same_records(alone, folders, cluster):
+@pytest.mark.slow
+def test_a_dask_cluster_that_loses_a_worker_gives_the_same_records(tiny_study, folders):
     from distributed import Client
 
-    address, dask_workers = cluster
-    with Client(address, timeout=60) as client:
-        client.wait_for_workers(2, timeout=60)
-    with pytest.raises(ValueError, match="no worker of the scheduler at .* offers a GPU"):
-        workers.on_cluster(address, "tiny", wanted(), "cuda")
-    killer = kill_when_a_run_has_begun(folders / "cache", lambda: at_work(folders / "cache"))
-    made = workers.on_cluster(address, "tiny", wanted())
-    killer.join(10)
-    assert sorted(worker.poll() or 0 for worker in dask_workers) == [-signal.SIGKILL, 0]
-    assert [without_times(record) for record in made] == alone
+    from topoprune.measure.cluster import dask_cluster
+
+    with dask_cluster(dict(os.environ)) as (address, dask_workers):
+        with Client(address, timeout=60) as client:
+            client.wait_for_workers(2, timeout=60)
+        with pytest.raises(ValueError, match="no worker of the scheduler at .* offers a GPU"):
+            workers.on_cluster(address, "tiny", wanted(), "cuda")
+        killer = kill_when_a_run_has_begun(folders / "cache", lambda: at_work(folders / "cache"))
+        found = workers.on_cluster(address, "tiny", wanted())
+        killer.join(10)
+        assert sorted(worker.poll() or 0 for worker in dask_workers) == [-signal.SIGKILL, 0]
+    assert list(map(without_times, found)) == expected(tiny_study)
 
 
-def test_a_mistake_is_one_line(capsys):
-    assert main(["run", "--workers", "0"]) == 2
-    assert "workers must be at least 1, got 0" in capsys.readouterr().err
+def test_there_is_at_least_one_worker():
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        workers.on_processes(0, "tiny", None)
 
 
 def test_a_scheduler_that_is_not_there_is_named(folders, monkeypatch):

@@ -1,47 +1,60 @@
 """What a removal did to a network, and how the network recovered."""
 
 import itertools
-from collections.abc import Iterator
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from topoprune import fitness
-from topoprune.data import Data
 from topoprune.network import Kept, couplings
+from topoprune.study.images import Data
 from topoprune.topological import points
 
 
-def topological_damage(dense: nn.Module, example: Tensor, kept: Kept) -> dict[str, dict[str, float]]:
-    """Distance between the diagrams of each layer and those of its kept filters, by dimension.
+def damage_by_layer(dense: nn.Module, example: Tensor, kept: Kept) -> dict[str, dict[str, dict[str, float]]]:
+    """What each layer of a network loses by a removal.
 
-    The distance is the topological fitness of one dimension (euclidean, weights, not pointed). It is the
-    same for every method, so that one measure judges them all.
-
-    Returns:
-        layer -> {dimension: distance}
-    """
-    distances = {}
-    for layer, filters, chosen in _layers(dense, example, kept):
-        by_dimension = fitness.Fitness(fitness.distance_matrix(filters.numpy())).by_dimension(chosen.numpy()[None])
-        distances[layer] = {str(dimension): float(value[0]) for dimension, value in by_dimension.items()}
-    return distances
-
-
-def plain_damage(dense: nn.Module, example: Tensor, kept: Kept) -> dict[str, dict[str, float]]:
-    """What each layer loses by measures simpler than topology, as shares in [0, 1].
+    Args:
+        dense: the network before the removal.
+        example: a batch that it accepts.
+        kept: see `selection.select`.
 
     Returns:
-        layer -> {"norm": share of the summed squared weights, "rank": share of the effective rank}
+        topological: layer -> {dimension: distance between the diagrams of the layer and of its kept filters}. That is
+            the topological fitness of one dimension (euclidean, weights, not pointed), the same for every method.
+        plain: layer -> {"norm": lost share of the summed squared weights, "rank": lost share of the effective rank}.
     """
-    lost = {}
-    for layer, filters, chosen in _layers(dense, example, kept):
-        lost[layer] = {
-            "norm": _lost_share(filters.square().sum().item(), filters[chosen].square().sum().item()),
-            "rank": _lost_share(effective_rank(filters), effective_rank(filters[chosen])),
-        }
-    return lost
+    topological, plain = {}, {}
+    groups = couplings(dense, example)
+    for group, cloud in zip(groups, points(dense, example, groups), strict=True):
+        layer = group.layers[0]
+        chosen = np.array([i for i in kept[layer] if i < group.choices])  # all blocks keep the same positions
+        topological[layer] = topological_distances(cloud, chosen)
+        plain[layer] = lost_shares(cloud, chosen)
+    return {"topological": topological, "plain": plain}
+
+
+def topological_distances(filters: Float[np.ndarray, "n d"], kept: Int[np.ndarray, " k"]) -> dict[str, float]:
+    """Distance between the diagrams of all filters and of the kept ones, by dimension."""
+    by_dimension = fitness.Fitness(fitness.distance_matrix(filters)).by_dimension(kept[None])
+    return {str(dimension): float(value[0]) for dimension, value in by_dimension.items()}
+
+
+def lost_shares(filters: Float[np.ndarray, "n d"], kept: Int[np.ndarray, " k"]) -> dict[str, float]:
+    """Shares in [0, 1] of the summed squared weights and of the effective rank that go with the other filters.
+
+    >>> shares = lost_shares(np.eye(4, dtype=np.float32), np.array([0, 1, 2]))
+    >>> {name: round(share, 6) for name, share in shares.items()}
+    {'norm': 0.25, 'rank': 0.25}
+    """
+    rows = torch.from_numpy(filters)
+    few = rows[kept]
+    return {
+        "norm": _lost_share(rows.square().sum().item(), few.square().sum().item()),
+        "rank": _lost_share(effective_rank(rows), effective_rank(few)),
+    }
 
 
 def effective_rank(matrix: Float[Tensor, "n d"]) -> float:
@@ -69,7 +82,7 @@ def live_share(model: nn.Module, data: Data, images: int = 1000) -> list[float]:
     try:
         model.eval()
         with torch.inference_mode():
-            model(data.normalized(data.test.images[:images]))
+            model(data.test.normalized(data.test.images[:images]))
     finally:
         for hook in hooks:
             hook.remove()
@@ -103,14 +116,6 @@ def recovery(history: list[dict], damage: dict, goal: float) -> dict:
         "seconds": sum(epoch["seconds"] for epoch in history[:spent]),
         "area": sum(steps) / len(steps) if steps else curve[0],
     }
-
-
-def _layers(dense: nn.Module, example: Tensor, kept: Kept) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, filters (n, d) and indices of the kept filters of each coupling."""
-    groups = couplings(dense, example)
-    for group, cloud in zip(groups, points(dense, example, groups), strict=True):
-        layer = group.layers[0]
-        yield layer, torch.from_numpy(cloud), torch.tensor(group.positions(kept))
 
 
 def _lost_share(whole: float, left: float) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import platformdirs
 import torch
 
-from topoprune.data import Data, Split
+from topoprune.study.images import Data, Split
 from topoprune.study.locks import is_locked, locked
 
 VALIDATION = 5_000
@@ -67,7 +67,7 @@ def cifar10_whole() -> Data:
     """CIFAR-10 with all training images, as in the literature: validation then measures the fit."""
     train, test = _cifar10()
     part = _data("cifar10-whole", train, test, VALIDATION, classes=CLASSES["cifar10-whole"], flips=True)
-    return replace(part, train=train, **_channels(train))
+    return _normalized(replace(part, train=train), flips=True)
 
 
 def _cifar10() -> tuple[Split, Split]:
@@ -131,14 +131,17 @@ def _split(images, labels) -> Split:
     return Split(torch.as_tensor(np.ascontiguousarray(images)), torch.as_tensor(labels, dtype=torch.int64))
 
 
-def _data(name: str, train: Split, test: Split, held_out: int, **fields) -> Data:
+def _data(name: str, train: Split, test: Split, held_out: int, classes: int, flips: bool) -> Data:
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     keep, hold = order[:-held_out], order[-held_out:]
     validation = Split(train.images[hold], train.labels[hold])
     train = Split(train.images[keep], train.labels[keep])
-    return Data(name, train, validation, test, **_channels(train), **fields)
+    return _normalized(Data(name, train, validation, test, classes), flips)
 
 
-def _channels(split: Split) -> dict[str, tuple[float, ...]]:
-    pixels = split.images.reshape(-1, 3).double() / 255
-    return {"mean": tuple(pixels.mean(0).tolist()), "std": tuple(pixels.std(0).tolist())}
+def _normalized(data: Data, flips: bool) -> Data:
+    """The same images, all normalised by the channels of the training images."""
+    pixels = data.train.images.reshape(-1, 3).double() / 255
+    scale = {"mean": tuple(pixels.mean(0).tolist()), "std": tuple(pixels.std(0).tolist())}
+    splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    return replace(data, **{name: replace(split, **scale, flips=flips) for name, split in splits.items()})

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from topoprune import files, fitness
 from topoprune._engine.precision import default_device
-from topoprune.data import Data
 from topoprune.models import build
 from topoprune.network import cost, couplings, remove
 from topoprune.selection import NNI_PRUNERS, run_selection
 from topoprune.study import datasets
-from topoprune.study.damage import live_share, plain_damage, recovery, topological_damage
+from topoprune.study.damage import damage_by_layer, live_share, recovery
+from topoprune.study.images import CALIBRATION, Data
 from topoprune.study.provenance import provenance
 from topoprune.study.run_folder import (
     DENSE,
@@ -122,7 +122,7 @@ def _finished_by_another(spec: Trial | Portrait, records: tuple[Path, ...]) -> R
     """The record that another process stored, or finished and did not store yet."""
     for line in _stored(spec, records):
         return Record.from_json(line)
-    line = files.resume_json(run_folder(spec) / RECORD, spec_key(spec))
+    line = files.resume(files.read_json, run_folder(spec) / RECORD, spec_key(spec))
     return Record.from_json(line) if line else None
 
 
@@ -150,16 +150,25 @@ def _run_trial(trial: Trial, data: Data, records: tuple[Path, ...]) -> dict:
     identity = f"{spec_key(trial)} of network {network}"
     selection = _select_once(trial, identity, dense, data)
     kept = selection["kept"]
-    small = recalibrate(remove(dense, example, kept), data)
+    small = recalibrate(remove(dense, example, kept), data.train.batches(CALIBRATION))
     damage = {
-        "validation": accuracy(small, data, data.validation),
-        "test": accuracy(small, data, data.test),
-        "topological": topological_damage(dense, example, kept),
-        "plain": plain_damage(dense, example, kept),
+        "validation": accuracy(small, data.validation.batches()),
+        "test": accuracy(small, data.test.batches()),
+        **damage_by_layer(dense, example, kept),
         "live": live_share(small, data),
     }
     checkpoint = run_folder(trial) / FINE_TUNING
-    epochs = train(small, data, trial.recovery, trial.seed, checkpoint, f"{identity} kept {files.key(kept)}")
+    epochs = train(
+        small,
+        data.train.augmented(trial.recovery, trial.seed),
+        trial.recovery,
+        data.validation.batches(),
+        data.test.batches(),
+        seed=trial.seed,
+        checkpoint=checkpoint,
+        identity=f"{identity} kept {files.key(kept)}",
+        fast=True,
+    )
     history = [asdict(epoch) for epoch in epochs]
     return {
         "network": network,
@@ -235,14 +244,25 @@ def _trained(dense: Dense, data: Data) -> tuple[nn.Module, list[dict]]:
     source = {"architecture": dense.architecture, "classes": data.classes, "width": dense.width}
     checkpoint = run_folder(dense) / DENSE
     with claimed(checkpoint.parent, str(device)):  # other trials of this network wait
-        history = train(model, data, dense.recipe, dense.seed, checkpoint, spec_key(dense), source)
+        history = train(
+            model,
+            data.train.augmented(dense.recipe, dense.seed),
+            dense.recipe,
+            data.validation.batches(),
+            data.test.batches(),
+            seed=dense.seed,
+            checkpoint=checkpoint,
+            identity=spec_key(dense),
+            source=source,
+            fast=True,
+        )
     return model, [asdict(epoch) for epoch in history]
 
 
 def _select_once(trial: Trial, identity: str, dense: nn.Module, data: Data) -> dict:
     """The selection of a trial, from the cache if it is there and belongs to this trial and network."""
     path = run_folder(trial) / SELECTION
-    if (stored := files.resume_json(path, identity)) is not None:
+    if (stored := files.resume(files.read_json, path, identity)) is not None:
         return stored
     example = data.example()
     options = {**_surroundings(trial, data.train.labels[: len(example)]), **trial.options}

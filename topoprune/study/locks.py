@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from topoprune.files import naming_the_cure
+from topoprune.files import explain_write_errors
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         files.FileError: the lock cannot be written (disk full, read-only).
     """
-    with naming_the_cure(path):
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{path}.lock")
         lock.acquire()

@@ -47,12 +47,22 @@ def provenance(device: str, seconds: float) -> dict:
 
 @cache
 def commit() -> str:
-    """Commit of the checkout that the package runs from, as this process first saw it.
+    """Commit of the checkout that the package runs from, as it was when this process asked first."""
+    return commit_of(CHECKOUT)
 
-    It ends in "-dirty" if a file of the package differs; changed pages and new records do not count. An installed
-    package is "not a git checkout".
+
+def commit_of(checkout: Path) -> str:
+    """Commit of a checkout of this project.
+
+    It ends in "-dirty" if a file of the package differs from it or is new; pages and records do not count.
+    The folder of an installed package is "not a git checkout".
     """
-    return _commit_of(CHECKOUT)
+    unknown = "not a git checkout"
+    if _git(checkout, "rev-parse", "--show-prefix") != "":  # outside of git, or in a folder of another project
+        return unknown
+    described = _git(checkout, "describe", "--always", "--abbrev=12")
+    changed = _git(checkout, "status", "--porcelain", "--", "topoprune")
+    return f"{described}{'-dirty' if changed else ''}" if described else unknown
 
 
 def require_clean(records: Path, revision: str) -> None:
@@ -73,15 +83,6 @@ def require_clean(records: Path, revision: str) -> None:
             f"{records} holds published records, and topoprune/ differs from commit {revision.removesuffix('-dirty')}: "
             "commit the changes, name another folder in TOPOPRUNE_RESULTS, or set TOPOPRUNE_ALLOW_DIRTY=1"
         )
-
-
-def _commit_of(checkout: Path) -> str:
-    unknown = "not a git checkout"
-    if _git(checkout, "rev-parse", "--show-prefix") != "":  # outside of git, or in a folder of another project
-        return unknown
-    described = _git(checkout, "describe", "--always", "--abbrev=12")
-    changed = _git(checkout, "status", "--porcelain", "--", "topoprune")
-    return f"{described}{'-dirty' if changed else ''}" if described else unknown
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:

@@ -127,7 +127,7 @@ def finished_epochs(checkpoint: Path) -> int:
 def finished_generations(checkpoint: Path) -> int:
     """Finished generations in a checkpoint of `genetic.evolve`; 0 if there is none that can be read."""
     try:
-        return len(files.check_json(checkpoint)[1]["history"])
+        return len(files.read_json(checkpoint)["history"])
     except (FileError, KeyError, TypeError):
         return 0
 

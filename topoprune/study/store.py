@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from topoprune.files import FileError, FileWarning, json_digest, write
+from topoprune.files import FileError, FileWarning, checksum, write
 from topoprune.study.locks import locked
 
 SCHEMA = 2
@@ -77,7 +77,7 @@ class Store:
     def _write(self, records: Iterable[dict]) -> None:
         lines = [
             json.dumps(
-                record if record["schema"] < 2 else {**record, "sha256": json_digest(record)},
+                record if record["schema"] < 2 else {**record, "sha256": checksum(record)},
                 sort_keys=True,
                 separators=(",", ":"),
                 allow_nan=False,
@@ -111,6 +111,7 @@ class Store:
             schema, key = record["schema"], record["key"]
             if not (isinstance(schema, int) and isinstance(key, str)):
                 raise TypeError("a schema is a whole number, a key a text")
+            altered = schema >= 2 and record.pop("sha256", None) != checksum(record)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise FileError(f"{self.path}, line {number} is damaged and holds no record: {CURE}") from error
         if schema not in range(1, SCHEMA + 1):
@@ -118,7 +119,7 @@ class Store:
                 f"{self.path}, line {number} has schema {schema!r}, this version of topoprune reads 1 to {SCHEMA}: "
                 "use the version that wrote it, or move the file away and run again"
             )
-        if schema >= 2 and record.pop("sha256", None) != json_digest(record):
+        if altered:
             raise FileError(f"{self.path}, line {number} was altered (its checksum differs): {CURE}")
         return record
 

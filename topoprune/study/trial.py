@@ -52,7 +52,7 @@ class Trial:
     >>> dense = Dense("digits", "vgg16", 0.125, seed=0, recipe=Recipe(epochs=10))
     >>> trial = Trial(dense, "l1", ratio=0.5, seed=0, recovery=Recipe(epochs=3))
     >>> spec_key(trial)
-    '8ee0f0a7af8aa1a8'
+    'c851659fdf12cd05'
     """
 
     dense: Dense

@@ -1,0 +1,189 @@
+"""Load what is stored, run what is missing: forbidden, forced, failing, side by side, for several profiles."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import TINY
+
+from topoprune import study
+from topoprune.files import FileError
+from topoprune.study import RunError, Trial, provenance
+from topoprune.study.datasets import DataError
+from topoprune.study.execution import without_times
+from topoprune.study.locks import locked
+from topoprune.study.run_folder import run_folder, run_state
+
+
+@pytest.fixture(params=["one by one", "side by side"])
+def executor(request):
+    if request.param == "one by one":
+        yield None
+    else:
+        with ThreadPoolExecutor(2) as pool:
+            yield pool
+
+
+def store(records, name="tiny") -> None:
+    for record in records:
+        study.records_store(name).append(record.to_json())
+
+
+def test_what_is_stored_is_not_run_again(tiny_study, monkeypatch):
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tiny_study.results))
+    stored = {record.key: record for record in study.records("tiny")}
+    assert stored == {record.key: record for record in tiny_study.records}  # the seconds they took, too
+
+
+def test_a_finished_trial_leaves_the_cache_and_a_dense_network_stays(tiny_study):
+    left = {path.name for path in (tiny_study.cache / "runs").iterdir() if path.is_dir()}
+    assert left == {run_folder(record.spec).name for record in tiny_study.records[:2]}
+
+
+def test_what_is_missing_is_not_run_where_that_is_forbidden(tiny_study, folders, monkeypatch):
+    monkeypatch.setenv("TOPOPRUNE_NO_RUN", "1")
+    with pytest.raises(FileError, match="has none of 7 records .*topoprune run --profile tiny"):
+        study.records("tiny")
+    some = [tiny_study.records[0], tiny_study.records[2]]
+    store(some)
+    assert study.records("tiny") == some
+
+
+def test_force_runs_again_and_keeps_the_old_file(tiny_study, trained):
+    record = tiny_study.records[2]
+    old = dataclasses.replace(record, provenance={"seconds": 1234.5, "commit": "0123"})
+    store([old])
+    before = study.records_store("tiny").path.read_bytes()
+    (again,) = study.records("tiny", [record.spec], force=True)
+    assert without_times(again) == without_times(record) and again.provenance != old.provenance
+    assert study.records_store("tiny").path.with_suffix(".jsonl.bak").read_bytes() == before
+
+
+def test_force_is_refused_where_nothing_may_be_run(tiny_study, folders, monkeypatch):
+    """It would drop the records and leave nothing."""
+    store(tiny_study.records)
+    before = study.records_store("tiny").path.read_bytes()
+    monkeypatch.setenv("TOPOPRUNE_NO_RUN", "1")
+    with pytest.raises(FileError, match="TOPOPRUNE_NO_RUN"):
+        study.records("tiny", force=True)
+    assert study.records_store("tiny").path.read_bytes() == before
+    assert not list((folders / "results").glob("*.bak*"))
+
+
+def test_what_runs_elsewhere_is_not_forced(tiny_study, folders):
+    store(tiny_study.records)
+    spec = tiny_study.records[2].spec
+    with locked(run_folder(spec)), pytest.raises(FileError, match="l1 at .* runs in another process"):
+        study.records("tiny", [spec], force=True)
+    assert len(study.records_store("tiny").load()) == 7
+
+
+def test_a_failing_run_keeps_no_other_from_its_record(tiny_study, trained, executor):
+    good = tiny_study.records[2]
+    bad = [
+        dataclasses.replace(good.spec, options={"colour": "red"}),
+        dataclasses.replace(good.spec, options={"colour": "blue"}),
+    ]
+    wanted = [bad[0], good.spec.dense, good.spec, bad[1]]
+    message = r"2 of 4 runs failed, the first: l1 .*, seed 0: ValueError\(.unknown option colour.*the others are stored"
+    with pytest.raises(RunError, match=message) as error:
+        study.records("tiny", wanted, executor=executor)
+    assert isinstance(error.value.__cause__, ValueError)
+    assert set(study.records_store("tiny").load()) == {tiny_study.records[0].key, good.key}
+    assert run_state(run_folder(bad[1]))["state"] == "failed"
+
+
+def test_missing_images_end_a_study_at_once(tiny_study, trained, executor, monkeypatch):
+    """Every run would fail: there is no point in a line for each."""
+    from torchvision.datasets import CIFAR10
+
+    def offline(self):
+        raise OSError("no network")
+
+    monkeypatch.setattr(CIFAR10, "download", offline)
+    seen = []
+    monkeypatch.setattr(study.grid, "run", lambda spec, *others: seen.append(spec) or study.run(spec, *others))
+    dense = [dataclasses.replace(tiny_study.records[0].spec, dataset="cifar10", seed=seed) for seed in range(9)]
+    with pytest.raises(DataError, match="could not be downloaded"):
+        study.records("tiny", dense, executor=executor)
+    assert len(seen) < 9
+
+
+def test_profiles_share_their_runs(tiny_study, trained, monkeypatch):
+    other = dataclasses.replace(TINY, seeds=(0,), methods=("l1",))
+    monkeypatch.setitem(study.PROFILES, "tiny-ablation", other)
+    monkeypatch.setitem(study.PROFILES, "tiny", dataclasses.replace(TINY, ablation="tiny-ablation", methods=("l1",)))
+    wanted = study.with_companions("tiny", [0])
+    assert {name: len(specs) for name, specs in wanted.items()} == {"tiny": 3, "tiny-ablation": 2}
+    del wanted["tiny"][2]  # the portrait
+    found = study.records_of_profiles(wanted)
+    assert found["tiny"] == found["tiny-ablation"]  # down to the seconds that they took
+    assert list(map(without_times, found["tiny"])) == [without_times(tiny_study.records[i]) for i in (0, 2)]
+    assert study.companion_records("tiny", "ablation", [0]) == found["tiny-ablation"]
+    assert study.companion_records("tiny", "longer") == []
+
+
+def test_the_dense_network_of_a_trial_is_trained_first(tiny_study, folders):
+    """Side by side, two trials of a network that is missing would wait for each other."""
+    begun = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, function, spec, *others):
+            begun.append(spec)
+            return super().submit(lambda: next(record for record in tiny_study.records if record.spec == spec))
+
+    with Pool(2) as pool:
+        study.records("tiny", reversed(study.specs("tiny")), executor=pool)
+    assert begun[:2] == [record.spec for record in reversed(tiny_study.records[:2])]
+    for spec in begun[2:]:
+        assert begun.index(spec.dense) < begun.index(spec)
+    assert len(begun) == 7
+
+
+@pytest.fixture
+def dirty_checkout(folders, monkeypatch):
+    """The code has changes that are not committed, and the test's own results are the published ones."""
+    monkeypatch.setattr(provenance, "PUBLISHED", folders / "results")
+    monkeypatch.setattr(provenance, "commit_of", lambda checkout: "0123-dirty")
+    provenance.commit.cache_clear()
+    yield
+    provenance.commit.cache_clear()
+
+
+def test_published_records_are_not_run_from_changed_code(tiny_study, trained, dirty_checkout, monkeypatch):
+    spec = tiny_study.records[2].spec
+    with pytest.raises(FileError, match="holds published records"):
+        study.records("tiny", [spec])
+    assert not run_folder(spec).exists()  # nothing was spent on it
+    monkeypatch.setenv("TOPOPRUNE_ALLOW_DIRTY", "1")
+    (record,) = study.records("tiny", [spec])
+    assert record.provenance["commit"] == "0123-dirty"
+    assert study.records("tiny", [spec]) == [record]
+
+
+def test_a_worker_with_changed_code_publishes_nothing(tiny_study, trained, dirty_checkout, monkeypatch):
+    monkeypatch.setattr(provenance, "commit_of", lambda checkout: "0123")
+
+    class Cluster(ThreadPoolExecutor):
+        def submit(self, function, *arguments):
+            record = tiny_study.records[2]
+            made = dataclasses.replace(record, provenance={**record.provenance, "commit": "4567-dirty"})
+            return super().submit(lambda: made)
+
+    with Cluster(1) as pool, pytest.raises(FileError, match="published .* commit 4567"):
+        study.records("tiny", [tiny_study.records[2].spec], executor=pool)
+    assert not study.records_store("tiny").load()
+
+
+def test_records_lie_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tmp_path))
+    assert study.records_store("quick").path == tmp_path / "quick.jsonl"
+    monkeypatch.delenv("TOPOPRUNE_RESULTS")
+    assert study.results_folder() == provenance.PUBLISHED
+
+
+def test_a_trial_whose_network_is_missing_trains_it(tiny_study, folders):
+    spec = tiny_study.records[2].spec
+    assert isinstance(spec, Trial)
+    (record,) = study.records("tiny", [spec])
+    assert without_times(record) == without_times(tiny_study.records[2])

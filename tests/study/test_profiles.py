@@ -1,0 +1,119 @@
+"""Which specs a profile has, and in which order."""
+
+import dataclasses
+
+import jaxtyping
+import numpy as np
+import pytest
+from conftest import TINY
+
+from topoprune import study
+from topoprune.study import Dense, Portrait, Trial, spec_key
+from topoprune.study.profiles import COMPANIONS, METHODS
+
+
+@pytest.fixture
+def unchecked_types():
+    """Arguments reach the functions as they do outside of tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_one_process_finishes_a_comparison_before_the_next_dense_network():
+    order = study.specs("study", [0, 1])
+    first = order.index(study.dense_specs("study", [1])[0])
+    assert order[0] == study.dense_specs("study", [0])[0]
+    assert {(trial.method, trial.ratio) for trial in order[1:first]} == {
+        (study.VARIANTS[name][0], ratio) for name in METHODS for ratio in (0.5, 0.8, 0.9)
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, profile in study.PROFILES.items() if profile.methods])
+def test_a_profile_is_the_product_of_its_seeds_ratios_and_methods_each_once(name):
+    profile, specs = study.profile(name), study.specs(name)
+    assert len({spec_key(spec) for spec in specs}) == len(specs)
+    trials = {(spec.seed, spec.ratio, study.variant(spec)) for spec in specs if isinstance(spec, Trial)}
+    assert trials == {(s, r, m) for s in profile.seeds for r in profile.ratios for m in profile.methods}
+    assert {spec.seed for spec in specs if isinstance(spec, Dense)} == set(profile.seeds)
+    assert [spec for spec in specs if isinstance(spec, Portrait)] == [study.portrait_spec(name)] == specs[-1:]
+
+
+@pytest.mark.parametrize("name", study.PROFILES)
+def test_a_dense_network_stands_before_its_trials(name):
+    seen = set()
+    for spec in study.specs(name):
+        if isinstance(spec, Dense):
+            seen.add(spec)
+        else:
+            assert spec.dense in seen
+
+
+def test_a_profile_without_methods_is_its_dense_networks():
+    assert study.specs("study-whole", [1]) == study.dense_specs("study-whole", [1])
+    with pytest.raises(ValueError, match="unknown methods of study-whole: l1; it has none"):
+        study.specs("study-whole", methods=["l1"])
+
+
+def test_some_methods_and_ratios_of_a_profile():
+    some = study.specs("study", [1], ["topological", "l1"], [0.9, 0.3])
+    assert some[0] == study.dense_specs("study", [1])[0]
+    assert [(spec.method, spec.ratio) for spec in some[1:]] == [
+        ("topological", 0.9),
+        ("l1", 0.9),
+        ("topological", 0.3),
+        ("l1", 0.3),
+    ]
+    assert all(spec in study.specs("study") for spec in some)
+
+
+@pytest.mark.parametrize(
+    "chosen, message",
+    [
+        ({"ratios": [0.4]}, "unknown ratios of study: 0.4; choose from 0.3, 0.5"),
+        ({"ratios": 0.5}, "ratios must be a list, got 0.5"),
+        ({"methods": ["luck", "l1", "hope"]}, "unknown methods of study: luck, hope; choose from random, l1"),
+        ({"methods": "l1"}, "methods must be a list, got 'l1'"),
+        ({"seeds": []}, r"seeds must be a list of whole numbers from 0, got \[\]"),
+        ({"seeds": [-1]}, r"seeds must be a list of whole numbers from 0, got \[-1\]"),
+        ({"seeds": [0.5]}, "seeds must be a list of whole numbers from 0"),
+        ({"seeds": 3}, "seeds must be a list of whole numbers from 0, got 3"),
+        ({"seeds": "12"}, "seeds must be a list of whole numbers from 0, got '12'"),
+    ],
+)
+def test_what_a_profile_lacks_is_refused_in_one_line(chosen, message, unchecked_types):
+    with pytest.raises(ValueError, match=message) as error:
+        study.specs("study", **chosen)
+    assert "\n" not in str(error.value)
+
+
+def test_seeds_may_come_from_numpy(unchecked_types):
+    assert study.specs("quick", np.arange(2)) == study.specs("quick", [0, 1])
+
+
+def test_a_variant_keeps_its_name_whatever_its_budget():
+    for name, (method, options) in study.VARIANTS.items():
+        spec = Trial(study.dense_specs("quick")[0], method, 0.5, 0, TINY.recovery, options)
+        assert study.variant(spec) == name
+        larger = dataclasses.replace(spec, options={**options, "population": 8})
+        assert study.variant(larger) == name
+
+
+def test_companions_exist_and_are_listed():
+    fields = {field.name for field in dataclasses.fields(study.Profile)}
+    assert fields >= set(COMPANIONS)
+    for name in study.PROFILES:
+        assert set(study.with_companions(name)) <= set(study.PROFILES)
+    assert set(study.with_companions("study")) == {
+        *("study", "ablation", "study-sgd", "recovery", "study-whole", "study-cutout")
+    }
+
+
+def test_dense_networks_with_cutout_have_the_data_and_the_recipe_of_those_without():
+    (whole,), (cut,) = (study.dense_specs(name, [0]) for name in ("study-whole", "study-cutout"))
+    assert cut.recipe.cutout and dataclasses.replace(cut, recipe=dataclasses.replace(cut.recipe, cutout=0)) == whole
+
+
+def test_an_unknown_profile_is_named():
+    with pytest.raises(ValueError, match="unknown profile 'huge': choose from quick, quick-ablation,"):
+        study.profile("huge")
