@@ -1,4 +1,4 @@
-"""Files that are never half written: checkpoints (safetensors) and JSON with a checksum."""
+"""Files that are never half written: tensors (safetensors) and JSON, with checksums."""
 
 import contextlib
 import hashlib
@@ -6,39 +6,45 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import safetensors
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save
 
 
 class FileError(RuntimeError):
-    """A file cannot be read or written; the message names it and the cure."""
+    """A file cannot be read or written. The message names the file and the cure."""
 
 
 class FileWarning(UserWarning):
-    """A damaged or foreign file was set aside; nothing else was lost."""
+    """A damaged or foreign file was set aside."""
 
 
 def canonical(value) -> str:
-    """The one JSON text of `value`: sorted keys, no spaces."""
+    """JSON of `value` with sorted keys and without spaces. Raise ValueError for NaN and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def checksum(value) -> str:
+    """SHA-256 of the canonical JSON of `value`, in hex digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
 def key(value) -> str:
-    """Short name of `value`: the first 16 hex digits of the SHA-256 of its canonical JSON."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+    """Short identity of `value`: the first 16 digits of its checksum."""
+    return checksum(value)[:16]
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Short identity of tensors: their names, types, shapes and values."""
+    return _tensor_checksum(_on_cpu(tensors), "")[:16]
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment it is either the old or the new one.
-
-    Raises:
-        FileError: the disk is full or read-only; the old file is untouched.
-    """
-    with naming_the_cure(path):
+    """Write a file that is the old or the new one at any moment. Raise FileError if the disk is full or read-only."""
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -48,15 +54,110 @@ def write(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
-            _settle(path.parent)
+            _sync(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
 
 
-def _settle(folder: Path) -> None:
-    """Have a folder's new names on the disk, before anything older is deleted in their favour."""
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
+    """Write tensors and JSON metadata, with a checksum of both. Raise as `write`."""
+    tensors, text = _on_cpu(tensors), canonical(metadata)
+    write(path, safetensors.torch.save(tensors, {"metadata": text, "sha256": _tensor_checksum(tensors, text)}))
+
+
+def read_tensors(path: Path, identity: str | None = None) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read what `write_tensors` wrote. Raise FileError if it is missing, damaged or altered, or if the "identity" in
+    its metadata is another one; None allows any."""
+    with _explain_read_errors(path):
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata()
+        tensors, metadata = safetensors.torch.load_file(path), json.loads(header["metadata"])
+        altered = header["sha256"] != _tensor_checksum(tensors, header["metadata"])
+        found = metadata.get("identity")
+    _check(path, altered, found, identity)
+    return tensors, metadata
+
+
+def write_json(path: Path, identity, value) -> None:
+    """Write a JSON value and its identity, with a checksum of both. Raise as `write`."""
+    content = {"identity": identity, "value": value}
+    write(path, json.dumps({**content, "sha256": checksum(content)}).encode())
+
+
+def read_json(path: Path, identity=None) -> Any:
+    """Read the value that `write_json` wrote. Raise FileError if it is missing, damaged or altered, or if its identity
+    is another one; None allows any."""
+    with _explain_read_errors(path):
+        content = json.loads(path.read_bytes())
+        altered = content.pop("sha256") != checksum(content)
+        found, value = content["identity"], content["value"]
+    _check(path, altered, found, identity)
+    return value
+
+
+def resume(read: Callable, path: Path, identity) -> Any:
+    """Read a file with `read_json` or `read_tensors`. A missing file is None. A refused one is set aside: None too."""
+    if not path.exists():
+        return None
+    try:
+        return read(path, identity)
+    except FileError as error:
+        return set_aside(path, str(error))
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a file that cannot be continued from, with a warning."""
+    aside = path.with_name(path.name + ".refused")
+    os.replace(path, aside)
+    warnings.warn(f"{reason}; set aside as {aside.name}, starting over", FileWarning, stacklevel=3)
+
+
+@contextlib.contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Raise a `FileError` with the cause and the cure for any OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(
+            f"cannot write {path}: {error.strerror or error}; what it held is kept: free the disk or choose another "
+            "folder (TOPOPRUNE_RESULTS, TOPOPRUNE_CACHE), then run again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _explain_read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileError(f"{path} does not exist: name a file that topoprune wrote, or run again to make it") from error
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        safetensors.SafetensorError,
+    ) as e:
+        raise FileError(f"{path} is no file of topoprune, or is truncated ({e!r}): delete it and run again") from e
+
+
+def _check(path: Path, altered: bool, found, identity) -> None:
+    if altered:
+        raise FileError(f"{path} was altered (its checksum differs): delete it and run again")
+    if identity is None or found == identity:
+        return
+    reason = f"it is of {found}, not of {identity}"
+    if isinstance(found, dict) and isinstance(identity, dict):
+        name = next(name for name in [*identity, *found] if found.get(name) != identity.get(name))
+        reason = f"its {name} is {found.get(name)}, not {identity.get(name)}"
+    raise FileError(f"{path} belongs to another run: {reason}")
+
+
+def _sync(folder: Path) -> None:
+    """Have new names on the disk before an older file is deleted in their favour."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -65,144 +166,15 @@ def _settle(folder: Path) -> None:
             os.close(handle)
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
-    """Write tensors and JSON metadata as safetensors, with a checksum of both."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = canonical(metadata)
-    write(path, save(plain, {"metadata": text, "sha256": _checksum(plain, text)}))
+def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies that share no memory: safetensors refuses tied weights."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and metadata of a file made by `write_tensors`.
-
-    Raises:
-        FileError: missing, truncated, altered, or not such a file.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        tensors = load_file(path)
-        text = header["metadata"]
-        metadata = json.loads(text)
-    except FileNotFoundError as error:
-        raise FileError(f"{path} does not exist: name a checkpoint that topoprune wrote") from error
-    except (OSError, KeyError, ValueError, RecursionError, safetensors.SafetensorError) as error:
-        raise FileError(
-            f"{path} is no checkpoint of topoprune, or is truncated ({error}): delete it and run again"
-        ) from error
-    if header.get("sha256") != _checksum(tensors, text) or not isinstance(metadata, dict):
-        raise FileError(f"{path} was altered (its checksum differs): delete it and run again")
-    return tensors, metadata
-
-
-def resume_tensors(path: Path, identity: str) -> tuple[dict[str, torch.Tensor], dict] | None:
-    """The checkpoint at `path` if it belongs to `identity`; any other is set aside by name."""
-    if not path.exists():
-        return None
-    try:
-        tensors, metadata = read_tensors(path)
-    except FileError as error:
-        return set_aside(path, str(error))
-    if metadata.get("identity") != identity:
-        return set_aside(path, f"{path} belongs to another run")
-    return tensors, metadata
-
-
-def write_json(path: Path, identity, value) -> None:
-    """Write a JSON value with the identity of what it belongs to and a checksum of both.
-
-    Raises:
-        FileError: as `write`.
-    """
-    content = {"identity": identity, "value": value}
-    text = json.dumps({**content, "sha256": json_digest(content)}, allow_nan=False)  # in the given order
-    write(path, text.encode())
-
-
-def read_json(path: Path, identity):
-    """The value of a file that `write_json` wrote for `identity`.
-
-    Raises:
-        FileError: as `check_json`, or of another identity.
-    """
-    found, value = check_json(path)
-    if found != identity:
-        raise FileError(f"{path} belongs to another run: {_other(found, identity)}")
-    return value
-
-
-def check_json(path: Path) -> tuple:
-    """Identity and value of a file that `write_json` wrote.
-
-    Raises:
-        FileError: missing, truncated, altered, or not such a file.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-        checksum = content.pop("sha256")
-        found, value = content["identity"], content["value"]
-    except FileNotFoundError as error:
-        raise FileError(f"{path} does not exist: run again to make it") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FileError(f"{path} is no file of topoprune, or is truncated ({error!r})") from error
-    if checksum != json_digest(content):
-        raise FileError(f"{path} was altered (its checksum differs)")
-    return found, value
-
-
-def resume_json(path: Path, identity):
-    """The value at `path` if it is sound and belongs to `identity`, else None: it is set aside by name."""
-    if not path.exists():
-        return None
-    try:
-        return read_json(path, identity)
-    except FileError as error:
-        return set_aside(path, str(error))
-
-
-def set_aside(path: Path, reason: str) -> None:
-    """Rename a file that cannot be continued from, and say so."""
-    aside = path.with_name(path.name + ".refused")
-    os.replace(path, aside)
-    warnings.warn(f"{reason}; set aside as {aside.name}, starting over", FileWarning, stacklevel=3)
-
-
-def json_digest(value) -> str:
-    try:
-        return hashlib.sha256(canonical(value).encode()).hexdigest()
-    except ValueError:  # NaN, which JSON has not and `canonical` refuses
-        return "no JSON"
-
-
-def _other(found, identity) -> str:
-    """The first field in which two identities differ."""
-    if not (isinstance(found, dict) and isinstance(identity, dict)):
-        return f"it is of {found}, not of {identity}"
-    name = next(name for name in [*identity, *found] if found.get(name) != identity.get(name))
-    return f"its {name} is {found.get(name)}, not {identity.get(name)}"
-
-
-def digest(tensors: dict[str, torch.Tensor]) -> str:
-    """Short identity of some tensors: their names, types, shapes and values."""
-    return _checksum({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, "")[:16]
-
-
-def _checksum(tensors: dict[str, torch.Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def _tensor_checksum(tensors: dict[str, torch.Tensor], text: str) -> str:
+    sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def naming_the_cure(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileError(
-            f"cannot write {path}: {error.strerror or error}; what it held is kept: "
-            "free the disk or choose another folder (TOPOPRUNE_RESULTS, "
-            "TOPOPRUNE_CACHE), then run again"
-        ) from error
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

@@ -352,7 +352,7 @@ def _save(checkpoint, identity, population, run, rng) -> None:
 
 def _restored(checkpoint, identity, fitness) -> dict[str, Any] | None:
     """The saved state, or None; a file that is not of this search is set aside."""
-    state = files.resume_json(checkpoint, identity) if checkpoint is not None else None
+    state = files.resume(files.read_json, checkpoint, identity) if checkpoint is not None else None
     if state is None or (reason := _foreign(state, identity["k"], fitness)) is None:
         return state
     return files.set_aside(checkpoint, f"{checkpoint} belongs to another search: {reason}")

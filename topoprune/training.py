@@ -1,54 +1,62 @@
-"""One training loop, for the dense network and for fine-tuning what pruning left.
+"""Train a network, measure its accuracy, and re-estimate its BatchNorm statistics.
 
-The data lie on the device as uint8, a batch is augmented there at once, and nothing waits for the
-device inside an epoch. Everything random in an epoch is drawn from (seed, epoch), so a run that
-continues from a checkpoint repeats the uninterrupted one bit for bit, and two methods with the same
-seed see the same batches.
+Data are batches of (inputs, labels), as a `DataLoader` gives them. All random numbers of an epoch follow from (seed,
+epoch): a continued run repeats the uninterrupted one bit for bit, and networks trained with one seed see the same data.
 """
 
+import copy
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from itertools import chain, islice
 from math import cos, isfinite, pi
+from operator import length_hint
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
+from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
 from topoprune import files
-from topoprune._engine.augmentation import SIDE, augmented, mirrored_images
-from topoprune._engine.graph import Gradients, captured
+from topoprune._engine.graph import Step, captured
 from topoprune._engine.memory import keep_memory
 from topoprune._engine.muon import Muon
 from topoprune._engine.precision import autocast
-from topoprune.data import Data, Split
+from topoprune.network import evaluating
 
-EVALUATION_BATCH = 1000
+CHECKPOINT_SETTINGS = (
+    "epochs batch peak_rate warmup momentum weight_decay label_smoothing shift muon_rate muon_decay cutout"
+).split()
+"""Fields of a recipe that the identity of every checkpoint names. A field that is added later is named only if it
+differs from its default, so that older checkpoints stay valid."""
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with Nesterov momentum under a one-cycle rate, and Muon where it is asked for.
+    """How to train: SGD with Nesterov momentum, optionally Muon for the convolutions, and a one-cycle learning rate.
 
     Attributes:
-        epochs: passes over the training split.
-        batch: images a step; the last incomplete batch of an epoch is dropped.
-        peak_rate: learning rate of SGD at the top of the cycle (Smith & Topin, 2018).
-        warmup: share of all steps in which the rates rise linearly; then they fall as a cosine to 0.
-        momentum: Nesterov momentum, of both.
-        weight_decay: L2 penalty of SGD's weights; biases and BatchNorm are left free.
-        muon_rate: learning rate at the top of the cycle of Muon (Jordan et al., "Muon", 2024), which
-            then takes the convolutions from SGD; 0 leaves them there.
-        muon_decay: decoupled weight decay of Muon.
+        epochs: passes over the training data.
+        batch, shift, cutout: images a step, largest shift and side of the square that is painted over (DeVries &
+            Taylor, 2017), both in pixels, of the study's images. Other data come in batches, augmented or not.
+        peak_rate: highest learning rate of SGD (one cycle: Smith & Topin, 2018).
+        warmup: share of all steps in which the rates rise linearly; after that they fall to 0 along a cosine.
+        momentum: of both optimizers.
+        weight_decay: L2 penalty of SGD's weights; biases and BatchNorm have none.
         label_smoothing: mass spread over all classes (Szegedy et al., 2016).
-        shift: pixels that an image is shifted by at most, edges mirrored.
-        cutout: side in pixels of a square that is painted over in every image, at a random place inside
-            it, with the mean colour of the training images (DeVries & Taylor, "Cutout", 2017).
+        muon_rate: highest learning rate of Muon (Jordan et al., 2024); 0 leaves the convolutions to SGD.
+        muon_decay: decoupled weight decay of Muon.
+
+    Raises:
+        ValueError: a setting out of range.
+
+    Example:
+        >>> [Recipe(epochs=10, warmup=0.5).cycle(progress) for progress in (0.0, 0.25, 0.5, 1.0)]
+        [0.0, 0.5, 1.0, 0.0]
     """
 
     epochs: int
@@ -64,232 +72,285 @@ class Recipe:
     cutout: int = 0
 
     def __post_init__(self):
-        if self.epochs < 0 or self.batch < 1:
-            raise ValueError(f"a recipe needs epochs >= 0 and batch >= 1, got {self.epochs} and {self.batch}")
+        for name, least in {"epochs": 0, "batch": 1, "peak_rate": 0, "muon_rate": 0, "shift": 0, "cutout": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must lie in [0, 1), got {self.warmup}: it is a share of all steps")
-        if not 0 <= self.cutout < SIDE:
-            raise ValueError(
-                f"cutout must lie in [0, {SIDE}), got {self.cutout}: it is a side in pixels of a part of the image"
-            )
 
     def cycle(self, progress: float) -> float:
-        """Share of its peak that a learning rate has after the share `progress` of all steps."""
+        """Share of its peak that a learning rate has after a share `progress` of all steps."""
         if progress < self.warmup:
             return progress / self.warmup
-        fall = (progress - self.warmup) / (1 - self.warmup)
-        return 0.5 * (1 + cos(pi * fall))
+        return 0.5 * (1 + cos(pi * (progress - self.warmup) / (1 - self.warmup)))
+
+    def settings(self, always: Collection[str] = ()) -> dict:
+        """The fields in `always`, and all others that differ from their default."""
+        return {name: x for name, x in asdict(self).items() if name in always or x != getattr(type(self), name, None)}
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave.
+    """Result of one epoch.
 
     Attributes:
         epoch: 1 for the first.
-        seconds: training time, evaluation left out.
-        loss: mean training loss; None where it is no longer finite.
-        validation, test: accuracies in [0, 1] after the epoch.
+        seconds: training time, without evaluation.
+        loss: mean training loss; None if it is not finite.
+        validation, test: accuracies in [0, 1] after the epoch; None without such data.
     """
 
     epoch: int
     seconds: float
     loss: float | None
-    validation: float
-    test: float
+    validation: float | None
+    test: float | None
 
 
 def train(
     model: nn.Module,
-    data: Data,
+    data: Iterable,
     recipe: Recipe,
+    validation: Iterable | None = None,
+    test: Iterable | None = None,
+    *,
     seed: int = 0,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     identity: str = "",
     source: dict | None = None,
+    fast: bool = False,
 ) -> list[Epoch]:
-    """Train `model` in place on the device where it lies, evaluating after every epoch.
+    """Train a classifier in place, on its device, and evaluate it after every epoch.
 
-    On the CPU the process keeps the memory of a step for the next one, see `keep_memory`. On CUDA a step
-    is recorded once and replayed: what a network decides in Python, it decides once.
+    Frozen parameters stay as they are, and so does a BatchNorm in evaluation mode inside a network in training mode.
+    Every submodule keeps its mode. Convolutions run in bfloat16 where the device has instructions for it.
 
     Args:
-        model: a classifier of (b, 3, 32, 32) images.
-        data: on the same device as the model.
+        model: answers with class scores (b, classes).
+        data: training batches of (inputs, labels), read once an epoch. Inputs are a tensor, a tuple of arguments or a
+            dict of named ones. `data.set_epoch(epoch)` is called if it exists.
         recipe: the settings; `epochs=0` trains nothing.
-        seed: of the data order and the augmentation.
-        checkpoint: file that the state is written to after each epoch, and continued from where it
-            exists and belongs to `identity`; any other is set aside with a warning.
-        identity: names the run that the checkpoint belongs to.
+        validation, test: batches for the accuracies of each epoch.
+        seed: of a shuffling `DataLoader` and of dropout.
+        checkpoint: file for the state after each epoch. A run with the same `identity`, recipe and seed continues from
+            it; a file of any other is set aside with a warning.
+        identity: name of the run.
         source: how to build the network again, noted in the checkpoint (see `pruning.save`).
+        fast: use channels_last layout, keep memory for the rest of the process (CPU), and capture one step as a graph
+            (CUDA). Batches must have one size, and what `forward` decides in Python, it decides once.
 
     Returns:
-        One `Epoch` for each epoch, those of earlier sittings included.
+        One `Epoch` for each epoch, those before an interruption included.
 
     Raises:
-        ValueError: a batch larger than the training split.
+        ValueError: nothing to train, or data that cannot be read in every epoch.
         files.FileError: the checkpoint cannot be written (disk full, read-only).
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        >>> loader = [(torch.rand(16, 1, 8, 8), torch.arange(16) % 2) for _ in range(4)]
+        >>> history = train(model, loader, Recipe(epochs=2, peak_rate=0.01), validation=loader)
+        >>> [epoch.epoch for epoch in history]
+        [1, 2]
     """
-    if recipe.batch > len(data.train):
-        raise ValueError(f"batch must be at most the {len(data.train)} training images, got {recipe.batch}")
-    if data.train.labels.device.type == "cpu":
-        keep_memory()
-    model.to(memory_format=torch.channels_last)
+    if any(isinstance(batches, Iterator) for batches in (data, validation, test)):
+        raise ValueError("an iterator is empty after one epoch: pass a list of batches or a DataLoader")
+    steps = length_hint(data) or sum(1 for _ in data)
+    if fast:
+        model.to(memory_format=torch.channels_last)
+        if _device(model).type == "cpu":
+            keep_memory()
     optimizers = _optimizers(model, recipe)
-    identity = f"{identity} {asdict(recipe)} seed {seed}"
-    history = _restore(model, optimizers, checkpoint, identity)
-    gradients = _gradients_of(model, data, recipe) if len(history) < recipe.epochs else None
-    for epoch in tqdm(
-        range(len(history), recipe.epochs),
-        initial=len(history),
-        total=recipe.epochs,
-        desc="train",
-        unit="epoch",
-        leave=False,
-        disable=None,
-    ):
-        started = time.perf_counter()
-        loss = _epoch(gradients, model, optimizers, data, recipe, seed, epoch)
-        seconds = time.perf_counter() - started
-        history.append(
-            Epoch(epoch + 1, seconds, loss, accuracy(model, data, data.validation), accuracy(model, data, data.test))
-        )
-        if checkpoint is not None:
-            _save(model, optimizers, checkpoint, history, {"identity": identity, "source": source})
+    identity = f"{identity} {recipe.settings(CHECKPOINT_SETTINGS)} seed {seed}"
+    history = []
+    if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        history = _restore(_state(model, optimizers), checkpoint, identity)
+    left = range(len(history), recipe.epochs)
+    trained = [module for module in model.modules() if module.training or not model.training]
+    with evaluating(model):  # restores all modes at the end
+        for module in trained:
+            module.training = True
+        step = _step(model, data, recipe, fast) if left else None
+        for epoch in tqdm(left, "train", recipe.epochs, initial=len(history), unit="epoch", leave=False, disable=None):
+            started = time.perf_counter()
+            loss = _epoch(step, optimizers, data, recipe, steps, seed, epoch)
+            seconds = time.perf_counter() - started
+            accuracies = [None if batches is None else accuracy(model, batches) for batches in (validation, test)]
+            history.append(Epoch(epoch + 1, seconds, loss, *accuracies))
+            if checkpoint is not None:
+                about = {"identity": identity, "source": source, "history": [asdict(epoch) for epoch in history]}
+                files.write_tensors(checkpoint, _state(model, optimizers), about)
     model.zero_grad()
     return history
 
 
-def accuracy(model: nn.Module, data: Data, split: Split) -> float:
-    """Share of the images of `split` that `model` classifies correctly, without augmentation."""
-    model.eval()
-    right = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    with torch.inference_mode(), autocast(split.labels.device):
-        for images, labels in _batches(split, EVALUATION_BATCH):
-            right += (model(data.normalized(images)).argmax(1) == labels).sum()
-    return right.item() / len(split)
+def accuracy(model: nn.Module, data: Iterable) -> float:
+    """Share of the labels that get the highest score. The network runs in evaluation mode and keeps its modes.
 
+    Args:
+        model: answers with class scores (b, classes).
+        data: batches of (inputs, labels).
 
-def recalibrate(model: nn.Module, data: Data, batches: int = 8, size: int = 256) -> nn.Module:
-    """Re-estimate the running statistics of every BatchNorm on training images, in place.
+    Raises:
+        ValueError: no batches, or batches of another kind.
 
-    Removing filters shifts what the next layers see; a few forward passes without gradient correct
-    the statistics (Li et al., "EagleEye", ECCV 2020), so that damage is judged fairly.
+    Example:
+        >>> accuracy(nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 2]))])
+        0.75
     """
-    images = data.train.images[: batches * size].split(size)
-    with autocast(data.train.labels.device):
-        update_bn((data.normalized(batch) for batch in images), model)
+    device = _device(model)
+    right, total = torch.zeros((), dtype=torch.int64, device=device), 0
+    with evaluating(model), torch.inference_mode(), autocast(device):
+        for inputs, labels in _batches(data, device):
+            right += (_scores(model, inputs).argmax(1) == labels).sum()
+            total += labels.numel()
+    return right.item() / total
+
+
+def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module:
+    """Re-estimate the running statistics of every BatchNorm in place, and return the network.
+
+    Removing filters shifts the inputs of the next layers. A few forward passes correct the statistics, so that damage
+    is judged fairly (Li et al., "EagleEye", ECCV 2020). A frozen BatchNorm is corrected too, because it holds the
+    statistics of the dense network. Nothing else changes; after an error, nothing at all.
+
+    Args:
+        model: runs in evaluation mode except for its BatchNorms.
+        data: training batches of (inputs, labels); the labels are not used.
+        batches: number of batches that are read.
+
+    Raises:
+        ValueError: no batches, or batches of another kind.
+
+    Example:
+        >>> norm = recalibrate(nn.BatchNorm1d(1), [(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1]))])
+        >>> norm.running_mean.item(), norm.running_var.item()
+        (2.0, 2.0)
+    """
+    device, done = _device(model), False
+    norms = [module for module in model.modules() if isinstance(module, _BATCH_NORMS) and module.track_running_stats]
+    before = [(norm, norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
+    with evaluating(model), torch.no_grad(), autocast(device):
+        try:
+            for norm in norms:
+                norm.train().reset_running_stats()
+                norm.momentum = None  # the mean over all batches
+            for inputs, _ in islice(_batches(data, device), batches):
+                _scores(model, inputs)
+            done = True
+        finally:
+            for norm, momentum, state in before:
+                norm.momentum = momentum
+                if not (done and norm.num_batches_tracked):  # failed, or not part of the forward pass
+                    norm.load_state_dict(state)
     return model
 
 
-def _gradients_of(model: nn.Module, data: Data, recipe: Recipe) -> Gradients:
-    """The gradients of a batch; on CUDA as one graph, replayed with every batch.
-
-    A step is some hundred short kernels: launching them one by one takes longer than running them.
-    """
-    step, device = partial(_gradients, model, data, recipe), data.train.labels.device
-    if device.type != "cuda":
-        return step
-    try:
-        with torch.cuda.device(device):  # which need not be the current one
-            return captured(step, model, data, recipe.batch)
-    except RuntimeError as error:  # what waits for the device, or copies to it, in no graph
-        torch.cuda.synchronize(device)
-        warnings.warn(f"the network is trained without a CUDA graph, which is slower: {error}", stacklevel=3)
-        return step
+def _device(model: nn.Module) -> torch.device:
+    return next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
 
 
-def _gradients(model: nn.Module, data: Data, recipe: Recipe, images: Tensor, labels: Tensor) -> Tensor:
-    with autocast(labels.device):
-        logits = model(data.normalized(images))
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    return loss.detach()
+def _batches(data: Iterable, device: torch.device) -> Iterator[tuple]:
+    """Inputs and labels of every batch, on `device`."""
+    batch = None
+    for batch in data:
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            raise ValueError(f"a batch must be a pair (inputs, labels), got {type(batch).__name__}")
+        yield tree_map_only(Tensor, lambda tensor: tensor.to(device), tuple(batch))
+    if batch is None:
+        raise ValueError("the data have no batches: pass a list or a DataLoader, which can be read more than once")
 
 
-def _epoch(gradients: Gradients, model, optimizers, data: Data, recipe: Recipe, seed: int, epoch: int) -> float | None:
-    """One pass over the training split; the mean loss, None if it is not finite."""
-    device = data.train.labels.device
-    # Drawn on the CPU: the same numbers on every device.
-    random = torch.Generator().manual_seed((seed << 20) + epoch)
-    steps = len(data.train) // recipe.batch
-    total = torch.zeros((), device=device)
-    model.train()
-    with torch.random.fork_rng(devices=[]):  # dropout in networks that are not ours
+def _scores(model: nn.Module, inputs) -> Tensor:
+    """Class scores for a tensor, a tuple of arguments or a dict of named ones."""
+    if isinstance(inputs, dict):
+        scores = model(**inputs)
+    else:
+        scores = model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    if not isinstance(scores, Tensor):
+        raise ValueError(f"the network must answer with a tensor of class scores, got {type(scores).__name__}: wrap it")
+    return scores
+
+
+def _step(model: nn.Module, data: Iterable, recipe: Recipe, fast: bool) -> Step:
+    """A function that sets the gradients for a batch and returns its loss."""
+
+    def step(inputs, labels: Tensor) -> Tensor:
+        with autocast(labels.device):
+            loss = F.cross_entropy(_scores(model, inputs), labels, label_smoothing=recipe.label_smoothing)
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach()
+
+    if fast and _device(model).type == "cuda":
+        return captured(step, model, *next(_batches(data, _device(model))))
+    return step
+
+
+def _epoch(step: Step, optimizers, data: Iterable, recipe: Recipe, steps: int, seed: int, epoch: int) -> float | None:
+    """Train for one epoch. Return the mean loss, or None if it is not finite."""
+    device = optimizers[0].param_groups[0]["params"][0].device
+    total, count = torch.zeros((), device=device), 0
+    if hasattr(data, "set_epoch"):
+        data.set_epoch(epoch)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed((seed << 20) + epoch)
-        mirrored = mirrored_images(data, seed, epoch).to(device)
-        for step, (images, labels) in enumerate(
-            augmented(data, recipe.batch, recipe.shift, recipe.cutout, random, mirrored)
-        ):
-            share = recipe.cycle((epoch * steps + step) / (recipe.epochs * steps))
-            total += gradients(images, labels)
+        for count, (inputs, labels) in enumerate(_batches(data, device), 1):
+            share = recipe.cycle(min(1.0, (epoch * steps + count - 1) / (recipe.epochs * steps)))
+            total += step(inputs, labels)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * group["peak"]
                 optimizer.step()
-    mean = total.item() / steps
+    mean = total.item() / count
     return mean if isfinite(mean) else None
 
 
-def _batches(split: Split, size: int):
-    return zip(split.images.split(size), split.labels.split(size), strict=True)
-
-
 def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Each group of parameters carries the peak of its rate."""
-    convolutions = [p for p in model.parameters() if p.ndim == 4 and recipe.muon_rate]
-    taken = set(map(id, convolutions))
-    weights = [p for p in model.parameters() if p.ndim > 1 and id(p) not in taken]
-    free = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    momentum = {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
-    optimizers = [torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, **momentum)]
+    """SGD, and Muon for the convolutions if it has a rate. Each group of parameters holds its peak rate."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("nothing to train: no parameter of the network requires a gradient")
+    convolutions = [p for p in parameters if p.ndim == 4 and recipe.muon_rate]
+    weights = [p for p in parameters if p.ndim > 1 and not (p.ndim == 4 and recipe.muon_rate)]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    settings = {"lr": 0.0, "momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
+    optimizers = []
+    if weights or vectors:
+        optimizers.append(torch.optim.SGD([group for group in groups if group["params"]], **settings))
     if convolutions:
-        optimizers.append(Muon(convolutions, lr=0.0, weight_decay=recipe.muon_decay, **momentum))
-    for optimizer, peak in zip(optimizers, (recipe.peak_rate, recipe.muon_rate), strict=False):
+        optimizers.append(Muon(convolutions, weight_decay=recipe.muon_decay, **settings))
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["peak"] = peak
+            group["peak"] = recipe.muon_rate if isinstance(optimizer, Muon) else recipe.peak_rate
     return optimizers
 
 
-def _moving(optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, dict, Tensor]]:
-    """Name, state and value of every parameter that an optimizer moves."""
+def _state(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Every tensor that training changes, by its name in a checkpoint. Momentum is 0 before the first step."""
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
     for optimizer in optimizers:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for i, parameter in enumerate(parameters):
-            yield f"momentum.{type(optimizer).__name__}.{i}", optimizer.state[parameter], parameter
+        for i, moved in enumerate(chain.from_iterable(group["params"] for group in optimizer.param_groups)):
+            momentum = optimizer.state[moved].setdefault("momentum_buffer", torch.zeros_like(moved))
+            state[f"momentum.{type(optimizer).__name__}.{i}"] = momentum
+    return state
 
 
-def _save(model, optimizers, checkpoint: Path, history: list[Epoch], about: dict) -> None:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {
-        name: state["momentum_buffer"]
-        for name, state, _ in _moving(optimizers)
-        if state.get("momentum_buffer") is not None
-    }
-    files.write_tensors(checkpoint, tensors, {**about, "history": [asdict(epoch) for epoch in history]})
-
-
-def _restore(model, optimizers, checkpoint: Path | None, identity: str) -> list[Epoch]:
-    """Continue from the checkpoint, where there is one that belongs to this run."""
-    found = files.resume_tensors(checkpoint, identity) if checkpoint is not None else None
-    if found is None:
+def _restore(state: dict[str, Tensor], checkpoint: Path, identity: str) -> list[Epoch]:
+    """Continue from a checkpoint of this run. Return the epochs that are done."""
+    stored = files.resume(files.read_tensors, checkpoint, identity)
+    if stored is None:
         return []
-    tensors, metadata = found
-    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    moving = {name: value for name, _, value in _moving(optimizers) if name in tensors}
-    wanted = {name: value.shape for name, value in {**model.state_dict(), **moving}.items()}
-    if wanted != {name.removeprefix("model."): value.shape for name, value in tensors.items()}:
-        files.set_aside(checkpoint, f"{checkpoint} is of a network with other layers")
-        return []
+    tensors, metadata = stored
+    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in state.items()}:
+        return files.set_aside(checkpoint, f"{checkpoint} is of a network with other layers") or []
     try:
         history = [Epoch(**epoch) for epoch in metadata["history"]]
     except (KeyError, TypeError):
-        files.set_aside(checkpoint, f"{checkpoint} holds no history of epochs")
-        return []
-    model.load_state_dict(weights)
-    for name, state, parameter in _moving(optimizers):
-        if name in tensors:
-            state["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[name])
+        return files.set_aside(checkpoint, f"{checkpoint} holds no history of epochs") or []
+    with torch.no_grad():
+        for name, value in state.items():
+            value.copy_(tensors[name])
     return history

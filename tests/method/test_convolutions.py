@@ -1,4 +1,4 @@
-"""Convolutions as products of matrices, beside PyTorch's own."""
+"""Convolutions as products of matrices give what PyTorch's own give."""
 
 import pytest
 import torch
@@ -13,11 +13,19 @@ KERNELS = st.sampled_from([1, 3, 5])
 SMALL_SIDES = st.integers(1, convolutions.LARGEST)
 
 
-def gradients(layer, images, gradient):
+def layer_of(*arguments, **options) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(*arguments, **options)
+
+
+def values(*shape, seed=1) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def output_and_gradients(layer, images, gradient) -> list[torch.Tensor]:
     images = images.detach().requires_grad_()
-    made = layer(images)
-    wanted = [images, *layer.parameters()]
-    return [made.detach(), *torch.autograd.grad(made, wanted, gradient.to(made.dtype))]
+    output = layer(images)
+    return [output.detach(), *torch.autograd.grad(output, [images, *layer.parameters()], gradient.to(output.dtype))]
 
 
 @given(
@@ -30,34 +38,33 @@ def gradients(layer, images, gradient):
     st.booleans(),
 )
 def test_values_and_gradients_are_those_of_the_convolution(b, c, d, h, w, kernel, bias):
-    layer = nn.Conv2d(c, d, kernel, padding="same", bias=bias).double()
-    images, gradient = torch.randn(b, c, h, w).double(), torch.randn(b, d, h, w).double()
-    expected = gradients(layer, images, gradient)
+    layer = layer_of(c, d, kernel, padding="same", bias=bias).double()
+    images, gradient = values(b, c, h, w).double(), values(b, d, h, w, seed=2).double()
+    expected = output_and_gradients(layer, images, gradient)
     with convolutions.SmallAsProducts(weights=0):
-        found = gradients(layer, images, gradient)
+        found = output_and_gradients(layer, images, gradient)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_under_autocast_values_are_of_its_precision_and_gradients_of_the_weights():
-    layer = nn.Conv2d(64, 32, 3, padding=1)
-    images, gradient = torch.randn(8, 64, 4, 4), torch.randn(8, 32, 4, 4)
-    exact = gradients(layer, images, gradient)
+    layer = layer_of(64, 32, 3, padding=1)
+    images, gradient = values(8, 64, 4, 4), values(8, 32, 4, 4, seed=2)
+    exact = output_and_gradients(layer, images, gradient)
     with torch.autocast("cpu", torch.bfloat16), convolutions.SmallAsProducts(weights=0):
-        found = gradients(layer, images, gradient)
+        found = output_and_gradients(layer, images, gradient)
     assert [x.dtype for x in found] == [torch.bfloat16, *[torch.float32] * 3]
     for one, other in zip(found, exact, strict=True):
         assert (one.float() - other).norm() < 2**-7 * other.norm()
 
 
-def products(layer, side):
-    """Whether the layer's forward pass is a product of matrices."""
+def is_product(layer, side) -> bool:
     with (
         profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled,
         torch.autocast("cpu", torch.bfloat16),
         convolutions.SmallAsProducts(weights=0),
     ):
-        layer(torch.randn(2, 4, side, side))
+        layer(values(2, 4, side, side))
     names = {event.name for event in profiled.events()}
     assert ("aten::addmm" in names or "aten::mm" in names) != ("aten::convolution" in names)
     return "aten::convolution" not in names
@@ -78,16 +85,10 @@ def products(layer, side):
     ],
 )
 def test_only_small_images_and_plain_convolutions_are_products(side, settings, expected):
-    assert products(nn.Conv2d(4, 4, **{"kernel_size": 3, **settings}), side) == expected
-
-
-def test_a_product_of_few_weights_does_not_pay():
-    images, layer = torch.empty(1, 128, 4, 4), nn.Conv2d(128, 128, 3)
-    assert convolutions.SmallAsProducts()._pays(images, layer.weight, padding=(1, 1))
-    assert not convolutions.SmallAsProducts()._pays(images, nn.Conv2d(128, 64, 3).weight, padding=(1, 1))
+    assert is_product(nn.Conv2d(4, 4, **{"kernel_size": 3, **settings}), side) == expected
 
 
 def test_the_layout_is_channels_last():
     with torch.autocast("cpu", torch.bfloat16), convolutions.SmallAsProducts(weights=0):
-        made = nn.Conv2d(4, 6, 3, padding=1)(torch.randn(2, 4, 4, 4))
-    assert made.is_contiguous(memory_format=torch.channels_last)
+        output = nn.Conv2d(4, 6, 3, padding=1)(values(2, 4, 4, 4))
+    assert output.is_contiguous(memory_format=torch.channels_last)

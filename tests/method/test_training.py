@@ -1,228 +1,535 @@
-"""The loop learns, repeats itself bit for bit, and continues where it stopped."""
+"""Training learns, repeats itself bit for bit, continues where it stopped, and takes data and networks of any kind."""
 
-import ctypes
-import platform
-import subprocess
-import sys
-from dataclasses import replace
-from functools import partial
+import os
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from topoprune import files, training
-from topoprune._engine import augmentation, convolutions, muon, precision
-from topoprune.data import Split
-from topoprune.models import build
-from topoprune.study import datasets
+from topoprune import files
+from topoprune._engine.graph import captured
 from topoprune.training import Recipe, accuracy, recalibrate, train
 
+RECIPE = Recipe(epochs=3, peak_rate=0.05)
+MUON = replace(RECIPE, muon_rate=0.02)
+RECIPES = pytest.mark.parametrize("recipe", [RECIPE, MUON], ids=["sgd", "muon"])
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-def network(seed=0):
+
+def network(seed=0, dropout=0.1) -> nn.Sequential:
     torch.manual_seed(seed)
-    return build("vgg16", width=1 / 16)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Conv2d(6, 8, 3, stride=2, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
 
 
-@pytest.fixture(scope="module")
-def data():
-    full = datasets.load("digits")
-    parts = {
-        name: Split(split.images[:n], split.labels[:n])
-        for name, split, n in (("train", full.train, 256), ("validation", full.validation, 64), ("test", full.test, 64))
-    }
-    return datasets.replace(full, **parts)
+def samples(n=48, shape=(3, 8, 10), seed=0) -> TensorDataset:
+    """Images that are brighter the higher their class."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 3
+    return TensorDataset(torch.randn(n, *shape, generator=random) + labels.view(-1, *[1] * len(shape)), labels)
 
 
-def same(a: nn.Module, b: nn.Module) -> bool:
-    states = a.state_dict(), b.state_dict()
-    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+def loader(batch=16, **options) -> DataLoader:
+    return DataLoader(samples(**options), batch, shuffle=True)
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
 
 
 def outcome(history):
-    return [(e.epoch, e.loss, e.validation, e.test) for e in history]
+    return [(epoch.epoch, epoch.loss, epoch.validation, epoch.test) for epoch in history]
 
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-RECIPE = Recipe(epochs=3, batch=64, peak_rate=0.05)
-PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-RECIPES = pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, muon_rate=0.05, cutout=8)])
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return files.digest(a.state_dict()) == files.digest(b.state_dict())
 
 
-def test_the_digits_are_learned():
-    full = datasets.load("digits")
-    history = train(network(), full, Recipe(epochs=5, batch=64, peak_rate=0.1))
-    assert history[-1].loss < history[0].loss
-    assert history[-1].test > 0.6
+class PowerFailure(DataLoader):
+    """Batches until the epoch in which the power fails; the batch of that epoch that is the last is `lasts`."""
+
+    def __init__(self, epoch: int, lasts: int = 1):
+        super().__init__(samples(), 16, shuffle=True)
+        self.fails, self.lasts, self.epochs = epoch, lasts, []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    def __iter__(self):
+        for number, batch in enumerate(super().__iter__()):
+            if self.epochs[-1] == self.fails and number == self.lasts:
+                raise KeyboardInterrupt
+            yield batch
 
 
-def test_the_rate_rises_and_falls_to_zero():
-    recipe = Recipe(epochs=1, warmup=0.25)
-    shares = [recipe.cycle(x) for x in (0.0, 0.125, 0.25, 0.625, 1.0)]
-    assert shares == pytest.approx([0, 0.5, 1, 0.5, 0])
+class Unread(list):
+    def __iter__(self):
+        raise AssertionError("no batch is to be read")
+
+
+# The recipe
+
+
+@given(warmup=st.floats(0, 0.99), progress=st.lists(st.floats(0, 1), min_size=2, max_size=2))
+def test_the_rate_rises_and_then_falls(warmup, progress):
+    recipe = Recipe(epochs=1, warmup=warmup)
+    early, late = map(recipe.cycle, sorted(progress))
+    assert 0 <= min(early, late) and max(early, late) <= 1
+    if sorted(progress)[1] < warmup:
+        assert early <= late
+    elif sorted(progress)[0] >= warmup:
+        assert early >= late
+    assert recipe.cycle(warmup) == 1 and recipe.cycle(1.0) == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
-    ("machine", "avx512_bf16", "one_dnn", "expected"),
+    ("fields", "message"),
     [
-        ("x86_64", True, True, True),
-        ("AMD64", False, True, False),  # AVX-512 alone: emulated
-        ("x86_64", True, False, False),  # oneDNN was limited to AVX2
-        ("aarch64", False, True, True),
-        ("aarch64", False, False, False),
+        ({"epochs": -1}, "epochs must be at least 0, got -1"),
+        ({"epochs": 1, "batch": 0}, "batch must be at least 1, got 0"),
+        ({"epochs": 1, "warmup": 1.0}, r"warmup must lie in \[0, 1\), got 1.0"),
+        ({"epochs": 1, "cutout": -1}, "cutout must be at least 0, got -1"),
+        ({"epochs": 1, "shift": -1}, "shift must be at least 0, got -1"),
+        ({"epochs": 1, "peak_rate": -0.1}, "peak_rate must be at least 0, got -0.1"),
     ],
 )
-def test_bfloat16_is_for_processors_that_have_it(machine, avx512_bf16, one_dnn, expected, monkeypatch):
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: one_dnn)
-    assert precision._bfloat16_instructions() == expected
+def test_a_recipe_out_of_range_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**fields)
 
 
-def test_the_precision_is_that_of_this_processor():
-    able = torch.cpu.get_capabilities()
-    if able["architecture"] == "x86_64":
-        assert (precision.precision("cpu") is torch.bfloat16) == able["avx512_bf16"]
-    assert precision.precision("cpu") in (torch.float32, torch.bfloat16)
+def test_a_field_that_is_added_to_the_recipe_leaves_older_checkpoints_valid(tmp_path):
+    @dataclass(frozen=True)
+    class Later(Recipe):
+        added: float = 0.5
+
+    old, new = RECIPE, Later(**vars(RECIPE))
+    file = tmp_path / "run.safetensors"
+    model = network()
+    expected = train(model, loader(), old, checkpoint=file)
+    continued = network(seed=9)
+    assert train(continued, Unread(loader()), new, checkpoint=file) == expected
+    assert same(model, continued)
+    with pytest.warns(files.FileWarning, match="belongs to another run"):
+        train(network(), loader(), replace(new, added=0.25), checkpoint=file)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tiles", "largest"), [(torch.bfloat16, True, 4), (torch.bfloat16, False, 2), (torch.float32, True, 0)]
-)
-def test_small_images_are_products_where_bfloat16_is(dtype, tiles, largest, monkeypatch):
-    monkeypatch.setattr(precision, "precision", lambda device: dtype)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
-    assert (precision.products("cpu"), precision.products("cuda")) == (largest, 0)
-    made, convolved = set(), convolutions._convolved
-    monkeypatch.setattr(
-        convolutions, "_convolved", lambda input, *rest: made.add(input.shape[-1]) or convolved(input, *rest)
+def test_checkpoints_are_named_as_those_of_the_first_version(tmp_path):
+    """The caches of the study hold such checkpoints, and days of training."""
+    file = tmp_path / "run.safetensors"
+    train(network(), loader(), Recipe(epochs=1), seed=7, checkpoint=file, identity="run")
+    assert files.read_tensors(file)[1]["identity"] == (
+        "run {'epochs': 1, 'batch': 256, 'peak_rate': 0.2, 'warmup': 0.25, 'momentum': 0.9, 'weight_decay': 0.0005, "
+        "'label_smoothing': 0.1, 'shift': 4, 'muon_rate': 0.0, 'muon_decay': 0.05, 'cutout': 0} seed 7"
     )
-    with precision.autocast(torch.device("cpu")):
-        for side in (1, 2, 4, 8):
-            nn.Conv2d(128, 128, 3, padding=1)(torch.randn(1, 128, side, side))
-    assert made == {side for side in (1, 2, 4, 8) if side <= largest}
 
 
-@PRECISIONS
-def test_training_computes_in_the_precision_of_the_device(data, dtype, monkeypatch):
-    monkeypatch.setattr(precision, "precision", lambda device: dtype)
-    seen, model = set(), network()
-    for module in model.features:
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-    history = train(model, data, replace(RECIPE, epochs=1, muon_rate=0.05))
-    assert seen == {dtype}
-    assert history[0].loss is not None
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize(
-    "weights", [torch.randn(6, 4, 3, 3), torch.randn(3, 9, 1, 1), torch.randn(5, 1, 3, 3), torch.randn(64, 3, 3, 3)]
-)
-@PRECISIONS
-def test_muon_moves_a_convolution_by_the_nearest_orthogonal_matrix(weights, dtype, monkeypatch):
-    monkeypatch.setattr(muon, "precision", lambda device: dtype)
-    weight = nn.Parameter(weights.to(memory_format=torch.channels_last))
-    weight.grad = torch.randn_like(weight)
-    before, rate = weight.detach().clone(), 0.1
-    muon.Muon([weight], lr=rate, weight_decay=0.5, momentum=0.0, nesterov=False).step()
-    step = (before * (1 - rate * 0.5) - weight.detach()).flatten(1) / rate
-    left, _, right = torch.linalg.svd(weight.grad.flatten(1), full_matrices=False)
-    rows, columns = step.shape
-    # Five Newton-Schulz steps bring the singular values near 1, not to it.
-    alike = (step * (left @ right)).sum() / min(rows, columns) / max(1, rows / columns) ** 0.5
-    assert 0.7 < alike < 1.2
-    assert torch.linalg.svdvals(step).max() < 1.3 * max(1, rows / columns) ** 0.5
-
-
-def test_muon_in_float32_computes_nothing_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(muon, "precision", lambda device: torch.float32)
-    made = set()
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = func(*args, **(kwargs or {}))
-            made.update(x.dtype for x in [result] if isinstance(x, torch.Tensor))
-            return result
-
-    weight = nn.Parameter(torch.randn(6, 4, 3, 3).to(memory_format=torch.channels_last))
-    weight.grad = torch.randn_like(weight)
-    with Watch():
-        muon.Muon([weight], lr=0.1).step()
-    assert made == {torch.float32}
-
-
-def test_muon_refuses_what_it_would_only_copy():
-    with pytest.raises(ValueError, match="channels_last"):
-        muon.Muon([nn.Parameter(torch.randn(4, 4, 3, 3))], lr=0.1)
-
-
-def test_muon_learns_and_leaves_the_rest_to_sgd(data):
-    runs = [
-        (model := network(), train(model, data, replace(RECIPE, peak_rate=rate, muon_rate=0.05)))
-        for rate in (0.05, 0.0)
-    ]
-    assert runs[0][1][-1].loss < runs[0][1][0].loss
-    fresh, still = network().state_dict(), runs[1][0].state_dict()
-    moved = {name for name, value in runs[1][0].named_parameters() if not torch.equal(value, fresh[name])}
-    assert moved == {name for name, value in still.items() if value.ndim == 4}
+# Training
 
 
 @RECIPES
-def test_one_seed_one_result(data, recipe):
-    runs = [(model := network(), outcome(train(model, data, recipe, seed))) for seed in (1, 1, 2)]
+def test_the_classes_are_learned(recipe):
+    model = network()
+    test = DataLoader(samples(seed=1), 20)
+    history = train(model, loader(), replace(recipe, epochs=10), loader(), test)
+    assert history[-1].loss < history[0].loss
+    assert [epoch.epoch for epoch in history] == list(range(1, 11))
+    assert history[-1].test == accuracy(model, test) > 0.8
+
+
+def test_without_evaluation_data_there_are_no_accuracies():
+    (epoch,) = train(network(), loader(), Recipe(epochs=1))
+    assert epoch.loss > 0 and epoch.seconds > 0
+    assert epoch.validation is None and epoch.test is None
+
+
+def test_the_steps_are_those_of_the_textbook():
+    """SGD with Nesterov momentum, decay of weights alone, one cycle, mean loss; here written out."""
+    data, recipe = list(loader()), Recipe(epochs=2, peak_rate=0.1, warmup=0.5, label_smoothing=0.0)
+    model, expected = network(dropout=0.0).double(), network(dropout=0.0).double()
+    data = [(images.double(), labels) for images, labels in data]
+    history = train(model, data, recipe)
+    momenta, losses = {}, []
+    for step, (images, labels) in enumerate(data * 2):
+        rate = 0.1 * recipe.cycle(step / 6)
+        loss = nn.functional.cross_entropy(expected(images), labels)
+        losses.append(loss.item())
+        expected.zero_grad()
+        loss.backward()
+        for name, parameter in expected.named_parameters():
+            decayed = parameter.grad + (parameter.data * 5e-4 if parameter.ndim > 1 else 0)
+            momenta[name] = decayed + 0.9 * momenta.get(name, 0)
+            parameter.data -= rate * (decayed + 0.9 * momenta[name])
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, dict(expected.named_parameters())[name])
+    assert [epoch.loss for epoch in history] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])
+
+
+def test_muon_takes_the_convolutions_and_leaves_the_rest_to_sgd():
+    model, fresh = network(), network()
+    train(model, loader(), replace(MUON, peak_rate=0.0))
+    start = dict(fresh.named_parameters())
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, start[name])}
+    assert moved == {name for name, value in start.items() if value.ndim == 4}
+
+
+def test_muon_alone_trains_a_network_of_convolutions():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    history = train(model, loader(), replace(MUON, epochs=5))
+    assert history[-1].loss < history[0].loss
+
+
+@RECIPES
+def test_one_seed_gives_one_result(recipe):
+    runs = [(model := network(), outcome(train(model, loader(), recipe, loader(), seed=seed))) for seed in (1, 1, 2)]
     assert runs[0][1] == runs[1][1] != runs[2][1]
     assert same(runs[0][0], runs[1][0]) and not same(runs[0][0], runs[2][0])
 
 
+def test_the_random_numbers_of_the_caller_are_left_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    model, data = network(), [batch for batch in DataLoader(samples(), 16)]
+    torch.manual_seed(3)
+    train(model, data, RECIPE)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_training_that_diverges_ends_with_what_it_reached(tmp_path):
+    """An untrainable network is a result: it has no loss and guesses."""
+    recipe, file = Recipe(epochs=2, peak_rate=1e30), tmp_path / "run.safetensors"
+    history = train(network(), loader(), recipe, loader(), checkpoint=file)
+    assert history[-1].loss is None
+    assert history[-1].validation < 0.5
+    assert train(network(), Unread(loader()), recipe, loader(), checkpoint=file) == history
+
+
+# Checkpoints
+
+
 @RECIPES
-def test_an_interrupted_run_continues_bit_for_bit(data, recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lasts", [0, 2])
+def test_an_interrupted_run_continues_bit_for_bit(recipe, lasts, tmp_path):
     whole = network()
-    expected = outcome(train(whole, data, recipe, 5))
-    file = tmp_path / "run.safetensors"
-    epoch, calls = training._epoch, []
-
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return epoch(*arguments)
-
-    monkeypatch.setattr(training, "_epoch", interrupted)
+    expected = outcome(train(whole, loader(), recipe, loader(), seed=5))
+    file = str(tmp_path / "folder" / "run.safetensors")
     with pytest.raises(KeyboardInterrupt):
-        train(network(), data, recipe, 5, file, "run")
-    continued = network(seed=9)  # whatever it holds is replaced
-    assert outcome(train(continued, data, recipe, 5, file, "run")) == expected
-    assert len(calls) == 4  # two finished epochs were not repeated
+        train(network(), PowerFailure(2, lasts), recipe, loader(), seed=5, checkpoint=file, identity="run")
+    continued, rest = network(seed=9), PowerFailure(99)  # all weights are replaced
+    assert outcome(train(continued, rest, recipe, loader(), seed=5, checkpoint=file, identity="run")) == expected
+    assert rest.epochs == [2]
     assert same(whole, continued)
 
 
-def test_the_graph_of_a_step_is_left_to_cuda(data):
-    """Elsewhere a step is what it was: a call."""
-    assert isinstance(training._gradients_of(network(), data, RECIPE), partial)
+def test_a_finished_run_is_not_repeated(tmp_path):
+    file, model, again = tmp_path / "run.safetensors", network(), network(seed=9)
+    expected = train(model, loader(), RECIPE, checkpoint=file)
+    assert train(again, Unread(loader()), RECIPE, checkpoint=file) == expected
+    assert same(model, again)
 
 
-@CUDA
+def test_a_checkpoint_notes_how_to_build_the_network(tmp_path):
+    file, source = tmp_path / "run.safetensors", {"architecture": "vgg16", "classes": 3, "width": 0.5}
+    train(network(), loader(), Recipe(epochs=1), checkpoint=file, source=source)
+    assert files.read_tensors(file)[1]["source"] == source
+
+
+@pytest.mark.parametrize(
+    "change", [{"identity": "another"}, {"seed": 1}, {"recipe": replace(RECIPE, epochs=2)}, {"recipe": MUON}]
+)
+def test_a_checkpoint_of_another_run_is_set_aside(change, tmp_path):
+    file = tmp_path / "run.safetensors"
+    train(network(), loader(), RECIPE, checkpoint=file)
+    with pytest.warns(files.FileWarning, match="belongs to another run.*set aside as run.safetensors.refused"):
+        train(network(), loader(), **{"recipe": RECIPE, "checkpoint": file, **change})
+    assert (tmp_path / "run.safetensors.refused").exists()
+
+
+def tampered(path, change):
+    """Change the tensors and the metadata of a checkpoint, with a right checksum."""
+    tensors, metadata = files.read_tensors(path)
+    change(tensors, metadata)
+    files.write_tensors(path, tensors, metadata)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-7]), "truncated"),
+        (lambda path: path.write_bytes(b""), "truncated"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x7f"), "altered"),
+        (lambda path: tampered(path, lambda tensors, _: tensors.update({"model.9.bias": torch.zeros(7)})), "layers"),
+        (lambda path: tampered(path, lambda tensors, _: tensors.pop("momentum.SGD.0")), "other layers"),
+        *[
+            (lambda path, value=value: tampered(path, lambda _, about: about.update(history=value)), "no history")
+            for value in (None, 3, [{}], [[1]], [{"epoch": 1, "colour": 2}])
+        ],
+    ],
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_over(spoil, reason, tmp_path):
+    file, recipe = tmp_path / "run.safetensors", Recipe(epochs=1)
+    expected = outcome(train(network(), loader(), recipe, checkpoint=file))
+    spoil(file)
+    with pytest.warns(files.FileWarning, match=f"{reason}.*set aside as run.safetensors.refused"):
+        again = train(network(), loader(), recipe, checkpoint=file)
+    assert outcome(again) == expected
+
+
+def test_tied_weights_are_stored_and_continued(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.second.weight = self.first.weight
+
+        def forward(self, x):
+            return self.second(self.first(x).relu())
+
+    torch.manual_seed(0)
+    data = DataLoader(TensorDataset(torch.randn(20, 4), torch.arange(20) % 4), 5)
+    whole, continued = Tied(), Tied()
+    train(whole, data, RECIPE, checkpoint=tmp_path / "run.safetensors")
+    train(continued, Unread(data), RECIPE, checkpoint=tmp_path / "run.safetensors")
+    assert same(whole, continued) and continued.second.weight is continued.first.weight
+
+
+# Networks and data of one's own
+
+
+class Stream(IterableDataset):
+    """Images without a number of images."""
+
+    def __iter__(self):
+        return iter(samples())
+
+
+def batches_of(kind: str):
+    data = [(images, labels) for images, labels in DataLoader(samples(), 16)]
+    return {
+        "list": data,
+        "loader": DataLoader(samples(), 16),
+        "uneven": DataLoader(samples(), 13),
+        "stream": DataLoader(Stream(), 16),
+        "tuples": [((images,), labels) for images, labels in data],
+        "dicts": [({"input": images}, labels) for images, labels in data],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["list", "loader", "uneven", "stream", "tuples", "dicts"])
+def test_any_iterable_of_batches_serves(kind):
+    data, model = batches_of(kind), network(dropout=0.0)
+    history = train(model, data, RECIPE, data)
+    assert len(history) == 3 and history[-1].validation == accuracy(model, data)
+    assert recalibrate(model, data) is model
+    if kind != "uneven":
+        expected = network(dropout=0.0)
+        assert outcome(history) == outcome(train(expected, batches_of("list"), RECIPE, data))
+        assert same(model, recalibrate(expected, batches_of("list")))
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: [nn.Flatten(), nn.Linear(12, 3)], (12,)),
+        (
+            lambda: [nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)],
+            (2, 9),
+        ),
+        (lambda: [nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)], (1, 28, 20)),
+        (lambda: [nn.Conv3d(1, 4, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)], (1, 4, 5, 6)),
+    ],
+    ids=["linear", "1d", "oblong", "3d"],
+)
 @RECIPES
-def test_on_cuda_a_captured_step_trains_the_network_of_single_launches(data, recipe, monkeypatch):
-    captured, launched = network().cuda(), network().cuda()
-    with training.repeatable():
-        expected = outcome(train(captured, data.to("cuda"), recipe, 5))
-        monkeypatch.setattr(training, "captured", lambda step, *_: step)
-        assert outcome(train(launched, data.to("cuda"), recipe, 5)) == expected
-    assert same(captured, launched)
-    assert all(parameter.grad is None for parameter in captured.parameters())  # its memory is free again
+def test_networks_of_any_dimension_are_trained(build, shape, recipe):
+    torch.manual_seed(0)
+    model, data = nn.Sequential(*build()), loader(shape=shape)
+    history = train(model, data, recipe, data)
+    assert history[-1].loss < history[0].loss
+    assert recalibrate(model, data) is model
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_on_another_cuda_device_than_the_current_one_the_same_network_is_trained(data):
-    first, second = network().to("cuda:0"), network().to("cuda:1")
-    with training.repeatable():
-        expected = outcome(train(first, data.to("cuda:0"), RECIPE, 5))
-        assert outcome(train(second, data.to("cuda:1"), RECIPE, 5)) == expected
+def test_a_network_that_views_its_activations_keeps_its_layout():
+    """`view` refuses channels_last activations, which only `fast` asks for."""
+
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 8, 3)
+
+        def forward(self, x):
+            x = self.convolution(x)
+            return self.linear(x.view(len(x), -1))
+
+    model = Views()
+    assert train(model, loader(), MUON, loader())[-1].loss is not None
+    assert model.convolution.weight.is_contiguous()
+
+
+def test_outputs_for_every_pixel_are_counted():
+    pixels = [(torch.eye(3)[torch.tensor([[0, 1, 2, 0]])].movedim(-1, 1), torch.tensor([[0, 1, 1, 2]]))]
+    assert accuracy(nn.Identity(), pixels) == 0.5
+
+
+def test_frozen_parameters_and_frozen_batch_norms_stay_as_they_are():
+    model = network().train()
+    model[0].requires_grad_(False)
+    model[1].eval()
+    frozen = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("0.")}
+    frozen |= {name: value.clone() for name, value in model.state_dict().items() if name.startswith("1.running")}
+    before = modes(model)
+    train(model, loader(), MUON, loader())
+    assert modes(model) == before
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in frozen.items())
+    assert model[5].num_batches_tracked == 9  # the other BatchNorm was trained
+
+
+def test_a_network_in_evaluation_mode_is_trained_and_left_in_it():
+    model, expected = network().eval(), network().train()
+    train(model, loader(), RECIPE)
+    train(expected, loader(), RECIPE)
+    assert modes(model) == [False] * len(modes(model)) and all(modes(expected))
+    assert same(model, expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: train(network(), iter(loader()), RECIPE), "an iterator is empty after one epoch: pass a list .* Data"),
+        (lambda: train(network(), (b for b in loader()), RECIPE), "an iterator is empty after one epoch"),
+        (lambda: train(network(), loader(), RECIPE, iter(loader())), "an iterator is empty after one epoch"),
+        (lambda: train(network(), [], RECIPE), "the data have no batches: pass a list or a DataLoader"),
+        (lambda: accuracy(network(), iter([])), "the data have no batches"),
+        (lambda: recalibrate(network(), []), "the data have no batches"),
+        (lambda: accuracy(network(), [torch.zeros(2, 3, 8, 8)]), r"pair \(inputs, labels\), got Tensor"),
+        (lambda: train(network(), [(1, 2, 3)], RECIPE), r"a batch must be a pair \(inputs, labels\), got tuple"),
+        (lambda: train(network().requires_grad_(False), loader(), RECIPE), "nothing to train: no parameter"),
+    ],
+)
+def test_data_and_networks_that_cannot_be_used_are_refused_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_answers_with_more_than_scores_is_refused():
+    class Two(nn.Module):
+        def forward(self, x):
+            return {"scores": x, "features": x}
+
+    with pytest.raises(ValueError, match="must answer with a tensor of class scores, got dict"):
+        accuracy(Two(), loader())
+
+
+# Evaluation and recalibration
+
+
+@pytest.mark.parametrize("root", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_evaluation_and_recalibration_leave_every_mode_as_it_was(root, fails):
+    model = network().train(root)
+    model[1].train(not root)
+    before, state = modes(model), files.digest(model.state_dict())
+    data = [*loader(), "no batch"] if fails else loader()
+    for call in (accuracy, lambda *both: recalibrate(*both, batches=9)):
+        if fails:
+            with pytest.raises(ValueError, match="got str"):
+                call(model, data)
+            assert files.digest(model.state_dict()) == state
+        else:
+            call(model, data)
+        assert modes(model) == before
+        assert model[1].momentum == model[5].momentum == 0.1
+
+
+def test_an_exception_in_training_restores_every_mode():
+    model = network().eval()
+    model[1].train()
+    before = modes(model)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, PowerFailure(1), RECIPE)
+    assert modes(model) == before
+
+
+def test_recalibration_averages_the_statistics_of_the_batches_and_changes_nothing_else():
+    model, data = network(dropout=0.5), list(loader(24))  # without its dropout
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    outputs = [model[0](images).detach() for images, _ in data]
+    recalibrate(model, data)
+    means, variances = zip(*((x.mean((0, 2, 3)), x.var((0, 2, 3))) for x in outputs), strict=True)
+    rough = {"rtol": 2e-2, "atol": 2e-2}  # bfloat16
+    torch.testing.assert_close(model[1].running_mean, sum(means) / 2, **rough)
+    torch.testing.assert_close(model[1].running_var, sum(variances) / 2, **rough)
+    hidden = [
+        model[4](model[2](nn.functional.batch_norm(x, None, None, *model[1].parameters(), True))) for x in outputs
+    ]
+    torch.testing.assert_close(model[5].running_mean, sum(x.mean((0, 2, 3)) for x in hidden) / 2, **rough)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_recalibration_reads_as_many_batches_as_asked_for():
+    model = network()
+    recalibrate(model, loader(4), batches=5)
+    assert model[1].num_batches_tracked == 5
+    recalibrate(model, loader(4), batches=50)
+    assert model[1].num_batches_tracked == 12
+
+
+def test_a_frozen_batch_norm_is_recalibrated_too():
+    """It holds the statistics of the dense network, which the pruned one does not have."""
+    model, expected = network().train(), network().train()
+    data = list(loader())
+    model[1].eval()
+    recalibrate(model, data)
+    assert same(model, recalibrate(expected, data)) and not model[1].training
+
+
+def test_batch_norms_without_statistics_or_outside_the_forward_pass_stay_as_they_are():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.BatchNorm2d(3, track_running_stats=False), nn.BatchNorm2d(3)
+            nn.init.constant_(self.unused.running_mean, 5.0)
+
+        def forward(self, x):
+            return self.used(x).mean((2, 3))
+
+    model = Branches()
+    before = files.digest(model.state_dict())
+    recalibrate(model, loader())
+    assert files.digest(model.state_dict()) == before
+    assert model.used.running_mean is None
+
+
+def test_accuracy_is_the_share_of_right_labels():
+    guesses = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    batches = [(guesses[:3], torch.tensor([0, 1, 1])), (guesses[3:], torch.tensor([0]))]
+    assert accuracy(nn.Identity(), batches) == 0.75
+
+
+# CUDA
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", os.environ.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8"))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 class Waiting(nn.Module):
@@ -230,209 +537,49 @@ class Waiting(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner = network()
+        self.inner = network(dropout=0.0)
 
     def forward(self, images):
         return self.inner(images) * float(images.mean() < 1e9)
 
 
 @CUDA
-def test_on_cuda_what_cannot_be_captured_is_trained_all_the_same(data):
-    waiting, usual = Waiting().cuda(), network().cuda()
-    with training.repeatable():
-        with pytest.warns(UserWarning, match="without a CUDA graph"):
-            found = outcome(train(waiting, data.to("cuda"), RECIPE, 5))
-        assert found == outcome(train(usual, data.to("cuda"), RECIPE, 5))
+@RECIPES
+def test_on_cuda_a_captured_step_trains_the_network_of_single_launches(recipe, deterministic):
+    launched, graph = (network(dropout=0.0).cuda().to(memory_format=torch.channels_last) for _ in range(2))
+    expected = outcome(train(launched, loader(), recipe, loader()))
+    assert outcome(train(graph, loader(), recipe, loader(), fast=True)) == expected
+    assert same(launched, graph)
+    assert all(parameter.grad is None for parameter in graph.parameters())  # the memory of the graph is free
+
+
+@CUDA
+def test_on_cuda_a_step_that_cannot_be_captured_is_launched(deterministic):
+    waiting, usual = Waiting().cuda(), network(dropout=0.0).cuda()
+    with pytest.warns(UserWarning, match="without a CUDA graph"):
+        found = outcome(train(waiting, loader(), RECIPE, fast=True))
+    assert found == outcome(train(usual, loader(), RECIPE, fast=True))
     assert same(waiting.inner, usual)
 
 
-def test_a_finished_run_is_not_repeated(data, tmp_path, monkeypatch):
-    file = tmp_path / "run.safetensors"
-    model = network()
-    expected = train(model, data, RECIPE, 0, file, "run")
-    monkeypatch.setattr(training, "_epoch", None)
-    again = network(seed=9)
-    assert train(again, data, RECIPE, 0, file, "run") == expected
-    assert same(model, again)
+@CUDA
+def test_on_cuda_the_capture_itself_changes_no_weight_and_no_statistic():
+    model = network(dropout=0.0).cuda().train()
+    state = files.digest(model.state_dict())
+    images, labels = (x.cuda() for x in next(iter(loader())))
+
+    def step(inputs, labels):
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach()
+
+    replay = captured(step, model, images, labels)
+    assert files.digest(model.state_dict()) == state
+    torch.testing.assert_close(replay(images, labels), step(images, labels))
 
 
-@pytest.mark.parametrize(
-    "spoil, reason",
-    [
-        (lambda content: content[:-7], "truncated"),
-        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "altered"),
-        (lambda content: b"", "truncated"),
-    ],
-)
-def test_a_damaged_checkpoint_is_set_aside(data, tmp_path, spoil, reason):
-    file = tmp_path / "run.safetensors"
-    recipe = Recipe(epochs=1, batch=64)
-    expected = outcome(train(network(), data, recipe, 0, file, "run"))
-    file.write_bytes(spoil(file.read_bytes()))
-    with pytest.warns(files.FileWarning, match=f"{reason}.*set aside as run.safetensors.refused"):
-        again = train(network(), data, recipe, 0, file, "run")
-    assert outcome(again) == expected
-    assert (tmp_path / "run.safetensors.refused").exists()
-
-
-def test_a_foreign_checkpoint_is_set_aside(data, tmp_path):
-    file = tmp_path / "run.safetensors"
-    recipe = Recipe(epochs=1, batch=64)
-    train(network(), data, recipe, 0, file, "one run")
-    with pytest.warns(files.FileWarning, match="belongs to another run"):
-        train(network(), data, recipe, 0, file, "another")
-
-
-def test_an_augmented_image_is_a_shifted_and_mirrored_one(data):
-    images = torch.arange(2 * 32 * 32 * 3, dtype=torch.int64).remainder(251).to(torch.uint8)
-    images = images.reshape(2, 32, 32, 3)
-    padded = augmentation._padded(images, 4)
-    shifts = torch.tensor([[4, 4], [5, 3], [4, 4]])
-    mirrored = torch.tensor([False, False, True])
-    out = augmentation._crop(padded, torch.tensor([0, 1, 1]), shifts, mirrored)
-    assert torch.equal(out[0], images[0])
-    assert torch.equal(out[1, :31, 1:], images[1, 1:, :31])
-    assert torch.equal(out[2], images[1].flip(1))
-
-
-@given(size=st.integers(1, 31), share=st.lists(st.floats(0, 1), min_size=4, max_size=4))
-def test_cutout_paints_one_square_of_each_image(size, share):
-    corners = [[round(share[i] * (32 - size)), round(share[i + 1] * (32 - size))] for i in (0, 2)]
-    images = torch.full((2, 32, 32, 3), 7, dtype=torch.uint8)
-    expected = images.clone()
-    for image, (row, column) in zip(expected, corners, strict=True):
-        image[row : row + size, column : column + size] = torch.tensor([128, 0, 255], dtype=torch.uint8)
-    out = augmentation._painted(images, torch.tensor(corners), size, (0.5, 0.0, 1.0))
-    assert torch.equal(out, expected)
-
-
-def test_cutout_leaves_order_and_augmentation_as_they_are(data):
-    plain, cut = (
-        list(
-            augmentation.augmented(
-                data,
-                RECIPE.batch,
-                RECIPE.shift,
-                size,
-                torch.Generator().manual_seed(3),
-                torch.zeros(len(data.train), dtype=torch.bool),
-            )
-        )
-        for size in (0, 8)
-    )
-    assert len(plain) == len(cut) == 4
-    level = torch.tensor(data.mean).mul(255).round().to(torch.uint8)
-    places = set()
-    for (images, labels), (painted, same_labels) in zip(plain, cut, strict=True):
-        assert torch.equal(labels, same_labels)
-        changed = (images != painted).any(-1)
-        assert torch.equal(painted[changed], level.expand(int(changed.sum()), 3))
-        for image in changed:
-            rows, columns = image.nonzero().unbind(1)
-            assert max(rows.max() - rows.min(), columns.max() - columns.min()) < 8
-            places.add((int(rows.min()), int(columns.min())))
-    assert len(places) > 100  # of 256 images, each at a place of its own
-
-
-@pytest.mark.parametrize("size", [-1, 32])
-def test_a_cutout_of_the_whole_image_is_refused(size):
-    with pytest.raises(ValueError, match=r"cutout must lie in \[0, 32\)"):
-        Recipe(epochs=1, cutout=size)
-
-
-def test_recalibration_is_the_statistics_of_the_training_images(data):
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    recalibrate(model, data, batches=1, size=256)
-    with torch.no_grad():
-        output = model[0](data.normalized(data.train.images[:256]))
-    torch.testing.assert_close(model[1].running_mean, output.mean((0, 2, 3)), rtol=2e-2, atol=2e-2)
-    torch.testing.assert_close(model[1].running_var, output.var((0, 2, 3)), rtol=2e-2, atol=2e-2)
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
-def test_kept_memory_is_not_asked_for_again():
-    faults = [
-        int(subprocess.run([sys.executable, "-c", FAULTS, *keep], capture_output=True, text=True, check=True).stdout)
-        for keep in (["keep"], [])
-    ]
-    assert faults[0] < faults[1] / 10
-
-
-FAULTS = """
-import resource, sys
-import torch
-from topoprune._engine import memory
-
-def buffers():
-    for _ in range(20):
-        torch.ones(64 * 2**20, dtype=torch.uint8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-if sys.argv[1:]:
-    memory.keep_memory()
-before = buffers()
-print(buffers() - before)
-"""
-
-
-def test_accuracy_counts_right_answers(data):
-    class Fixed(nn.Module):
-        def forward(self, x):
-            return torch.eye(10)[torch.full((len(x),), 3)]
-
-    expected = (data.test.labels == 3).double().mean().item()
-    assert accuracy(Fixed(), data, data.test) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"epochs": -1}, "epochs >= 0"),
-        ({"epochs": 1, "batch": 0}, "batch >= 1"),
-        ({"epochs": 1, "warmup": 1.0}, r"warmup must lie in \[0, 1\)"),
-    ],
-)
-def test_a_wrong_recipe_is_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        Recipe(**fields)
-
-
-def test_a_batch_larger_than_the_data_is_refused(data):
-    with pytest.raises(ValueError, match="batch must be at most the 256 training images, got 512"):
-        train(network(), data, Recipe(epochs=1, batch=512))
-
-
-def test_a_training_that_diverges_ends_with_what_it_reached(data, tmp_path):
-    """An untrainable network is a result: its loss is none, its accuracy that of guessing."""
-    model = network()
-    history = train(model, data, Recipe(epochs=2, batch=128, peak_rate=1e30), 0, tmp_path / "x.safetensors")
-    assert history[-1].loss is None
-    assert history[-1].test < 0.2
-    again = train(network(), data, Recipe(epochs=2, batch=128, peak_rate=1e30), 0, tmp_path / "x.safetensors")
-    assert again == history
-
-
-@pytest.mark.parametrize("history", [None, 3, [{}], [[1]], [{"epoch": 1, "colour": 2}]])
-def test_a_checkpoint_whose_header_makes_no_sense_is_set_aside(data, tmp_path, history):
-    """Its checksum is right: someone wrote it so."""
-    path = tmp_path / "x.safetensors"
-    recipe = Recipe(epochs=1, batch=128, peak_rate=0.05)
-    expected = train(network(), data, recipe, 0, path)
-    tensors, about = files.read_tensors(path)
-    files.write_tensors(path, tensors, {**about, "history": history})
-    with pytest.warns(files.FileWarning, match="x.safetensors holds no history of epochs"):
-        again = train(network(), data, recipe, 0, path)
-    assert [(e.loss, e.test) for e in again] == [(e.loss, e.test) for e in expected]
-
-
-def test_a_checkpoint_of_other_layers_is_set_aside(data, tmp_path):
-    path = tmp_path / "x.safetensors"
-    recipe = Recipe(epochs=1, batch=128, peak_rate=0.05)
-    expected = train(network(), data, recipe)
-    train(network(), data, recipe, 0, path)
-    tensors, about = files.read_tensors(path)
-    tensors["model.classifier.bias"] = torch.zeros(3)
-    files.write_tensors(path, tensors, about)
-    with pytest.warns(files.FileWarning, match="x.safetensors is of a network with other layers"):
-        again = train(network(), data, recipe, 0, path)
-    assert [(e.loss, e.test) for e in again] == [(e.loss, e.test) for e in expected]
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_on_another_cuda_device_than_the_current_one_the_same_network_is_trained(deterministic):
+    first, second = network(dropout=0.0).to("cuda:0"), network(dropout=0.0).to("cuda:1")
+    assert outcome(train(first, loader(), RECIPE, fast=True)) == outcome(train(second, loader(), RECIPE, fast=True))

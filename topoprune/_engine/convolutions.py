@@ -1,8 +1,8 @@
 """Convolutions of small images as products of matrices, for processors that compute in bfloat16.
 
-oneDNN feeds their units one row of an image at a time. A row of two pixels leaves most of a unit idle;
-the matrix that holds every pixel's neighbourhood fills it (im2col; Chellapilla et al., "High performance
-convolutional neural networks for document processing", 2006). `bench_training` measures both.
+oneDNN feeds the units of such a processor one row of an image at a time. A row of two pixels leaves most of a unit
+idle; the matrix of the neighbourhoods of all pixels fills it (im2col; Chellapilla et al., "High performance
+convolutional neural networks for document processing", 2006). `measure.training` times both.
 """
 
 import torch
@@ -13,27 +13,13 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 LARGEST, MANY = 4, 100_000
-"""A product is what has rows of at most so many pixels (`small`) and at least so many weights: at 8
-pixels, or with about 100 filters before and after, oneDNN is as fast."""
-
-
-def small() -> int:
-    """Columns of the largest image whose convolution is faster as a product on this processor.
-
-    Units that multiply whole tiles (Intel's AMX) lose more on a short row than those of AVX-512.
-    """
-    return LARGEST if torch.cpu._is_amx_tile_supported() else 2
+"""Columns and weights for which a product is faster. oneDNN is as fast at 8 columns, or with about 100 filters."""
 
 
 class SmallAsProducts(TorchFunctionMode):
-    """Within it, convolutions of small images are products of matrices.
+    """Within it, convolutions of images of at most `columns` columns with at least `weights` weights are products.
 
-    Those with a stride, a dilation, groups, an even kernel or another padding than half the kernel stay
-    as they are.
-
-    Args:
-        columns: of the largest image that is small.
-        weights: that a convolution has at least.
+    A convolution with a stride, a dilation, groups, an even kernel or a padding other than half the kernel is not.
     """
 
     def __init__(self, columns: int = LARGEST, weights: int = MANY):
@@ -41,40 +27,33 @@ class SmallAsProducts(TorchFunctionMode):
         self.columns, self.weights = columns, weights
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is torch.conv2d and self._pays(*args, **kwargs):
-            return _convolved(*args, **kwargs)
-        return func(*args, **kwargs)
+        if func is torch.conv2d and self.pays(*args, **(kwargs or {})):
+            return _product(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
-    def _pays(self, input: Tensor, weight: Tensor, *args, **kwargs) -> bool:
+    def pays(self, input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups=1) -> bool:
+        """Tell whether the convolution of these arguments becomes a product."""
+        kernel = tuple(weight.shape[2:])
         return (
-            input.shape[-1] <= self.columns
+            input.ndim == 4
+            and input.shape[-1] <= self.columns
             and weight.numel() >= self.weights
-            and _is_plain(input, weight, *args, **kwargs)
+            and all(size % 2 for size in kernel)
+            and padding in ("same", tuple(size // 2 for size in kernel))
+            and stride in (1, (1, 1))
+            and dilation in (1, (1, 1))
+            and groups == 1
         )
 
 
-def _is_plain(input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups=1) -> bool:
-    kernel = tuple(weight.shape[2:])
-    half = tuple(size // 2 for size in kernel)
-    return (
-        input.ndim == 4
-        and all(size % 2 for size in kernel)
-        and padding in ("same", half)
-        and stride in (1, (1, 1))
-        and dilation in (1, (1, 1))
-        and groups == 1
-    )
-
-
-def _convolved(input, weight, bias=None, *_, **__) -> Tensor:
-    kind = input.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype
+def _product(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_, **__) -> Tensor:
+    device = input.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
     return _ConvolutionProduct.apply(*(None if x is None else x.to(dtype) for x in (input, weight, bias)))
 
 
 class _ConvolutionProduct(torch.autograd.Function):
-    """The convolution and its gradients, each one product."""
+    """A convolution and its gradients, one product each."""
 
     @staticmethod
     def forward(
@@ -83,8 +62,8 @@ class _ConvolutionProduct(torch.autograd.Function):
         near = _neighbourhoods(images, weight.shape[2:])
         ctx.save_for_backward(near, weight)
         matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)
-        made = near @ matrix if bias is None else torch.addmm(bias, near, matrix)
-        return _images(made, images)
+        pixels = near @ matrix if bias is None else torch.addmm(bias, near, matrix)
+        return _images(pixels, images)
 
     @staticmethod
     @once_differentiable
@@ -92,7 +71,7 @@ class _ConvolutionProduct(torch.autograd.Function):
         near, weight = ctx.saved_tensors
         of_images = of_weight = of_bias = None
         pixels = gradient.permute(0, 2, 3, 1).flatten(0, 2)
-        if ctx.needs_input_grad[0]:  # the convolution with the kernel turned by 180 degrees
+        if ctx.needs_input_grad[0]:  # a convolution with the kernel turned by 180 degrees
             turned = weight.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)
             of_images = _images(_neighbourhoods(gradient, weight.shape[2:]) @ turned, gradient)
         if ctx.needs_input_grad[1]:
@@ -104,15 +83,13 @@ class _ConvolutionProduct(torch.autograd.Function):
 
 
 def _neighbourhoods(images: Float[Tensor, "b c h w"], kernel: torch.Size) -> Float[Tensor, "bhw kmc"]:
-    """Each pixel's neighbourhood as a row, zeros beyond the edges."""
-    h, w = images.shape[2:]
-    k, m = kernel
+    """The neighbourhood of each pixel as a row, zero beyond the edges."""
+    (h, w), (k, m) = images.shape[2:], kernel
     padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, m // 2, m // 2, k // 2, k // 2))
-    shifted = [padded[:, i : i + h, j : j + w] for i in range(k) for j in range(m)]
-    return torch.cat(shifted, 3).flatten(0, 2)
+    return torch.cat([padded[:, i : i + h, j : j + w] for i in range(k) for j in range(m)], 3).flatten(0, 2)
 
 
 def _images(pixels: Float[Tensor, "bhw d"], like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-    """In channels_last layout."""
+    """Images of the size of `like`, in channels_last layout."""
     b, _, h, w = like.shape
     return pixels.view(b, h, w, pixels.shape[1]).permute(0, 3, 1, 2)

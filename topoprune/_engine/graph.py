@@ -1,46 +1,58 @@
 """One training step as a CUDA graph."""
 
 import gc
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from topoprune.data import Data
-
-Gradients = Callable[[Tensor, Tensor], Tensor]
-"""(images, labels) -> the loss, after the gradients of the weights."""
+Step = Callable[[Tensor, Tensor], Tensor]
+"""(inputs, labels) -> loss. A step sets the gradients of the network."""
 
 
-def captured(step: Gradients, model: nn.Module, data: Data, batch: int) -> Gradients:
-    """`step` as a CUDA graph, which leaves what it computes where it was while it was captured.
+def captured(step: Step, model: nn.Module, inputs: Tensor, labels: Tensor) -> Step:
+    """Capture one training step as a CUDA graph. Gradients and loss live in fixed buffers.
 
-    The steps that warm it up change the running statistics alone, which are put back.
+    A step is some hundred short kernels: launching them one by one takes longer than running them. A step that waits
+    for the device cannot be captured: it is returned as it is, with a warning.
+
+    Args:
+        step: uses `model`, which is in training mode.
+        inputs, labels: a batch. All batches must have its size.
     """
-    images, labels = data.train.images[:batch].clone(), data.train.labels[:batch].clone()
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    model.train()
-    gc.collect()  # what looked at the network, torch-pruning say, tied its gradients to another stream
-    beside = torch.cuda.Stream()  # where PyTorch wants the warming up
-    beside.wait_stream(torch.cuda.current_stream())
     try:
-        with torch.cuda.stream(beside):
-            for _ in range(3):
-                step(images, labels)
-        torch.cuda.current_stream().wait_stream(beside)
+        with torch.cuda.device(labels.device):  # need not be the current one
+            return _captured(step, model, inputs.clone(), labels.clone())
+    except RuntimeError as error:
+        torch.cuda.synchronize(labels.device)
+        warnings.warn(f"the network is trained without a CUDA graph, which is slower: {error}", stacklevel=3)
+        return step
+
+
+def _captured(step: Step, model: nn.Module, inputs: Tensor, labels: Tensor) -> Step:
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    gc.collect()  # a discarded autograd graph, as of torch-pruning, ties the gradients to another stream
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # warm-up, as PyTorch asks
+                step(inputs, labels)
+        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        model.zero_grad(set_to_none=True)  # so that the graph has gradients of its own
-        with torch.cuda.graph(graph, stream=beside):
-            loss = step(images, labels)
+        model.zero_grad(set_to_none=True)  # so that the graph allocates the gradients
+        with torch.cuda.graph(graph, stream=stream):
+            loss = step(inputs, labels)
     finally:
         with torch.no_grad():
-            for buffer, value in buffers:
+            for buffer, value in buffers:  # the warm-up changed the running statistics
                 buffer.copy_(value)
 
-    def replayed(batch: Tensor, answers: Tensor) -> Tensor:
-        images.copy_(batch)
-        labels.copy_(answers)
+    def replay(batch: Tensor, batch_labels: Tensor) -> Tensor:
+        inputs.copy_(batch)
+        labels.copy_(batch_labels)
         graph.replay()
         return loss
 
-    return replayed
+    return replay

@@ -10,28 +10,28 @@ from topoprune._engine.precision import precision
 
 
 class Muon(torch.optim.Muon):
-    """PyTorch's Muon takes matrices only: here each row of one is a filter of a convolution.
+    """PyTorch's Muon for convolutions: a row of its matrix is a filter.
 
-    It makes them orthogonal in bfloat16; here in float32 where the device has no instructions for that.
+    PyTorch makes the matrices orthogonal in bfloat16. A device without instructions for bfloat16 does so in float32.
     """
 
     def __init__(self, weights: list[nn.Parameter], **settings):
         self.weights = weights
-        matrices = [_matrix(weight.detach()) for weight in weights]
+        matrices = [_matrix(weight.detach(), weight) for weight in weights]
         if any(m.data_ptr() != w.data_ptr() for m, w in zip(matrices, weights, strict=True)):
-            raise ValueError("Muon needs the network in channels_last: what it moved would be copies")
+            raise ValueError("Muon needs contiguous or channels_last weights: call model.to(memory_format=...)")
         super().__init__(matrices, **settings)
 
     def step(self):
         for weight, matrix in zip(self.weights, self.param_groups[0]["params"], strict=True):
-            matrix.grad = None if weight.grad is None else _matrix(weight.grad)
+            matrix.grad = None if weight.grad is None else _matrix(weight.grad, weight)
         native = precision(self.weights[0].device.type) is torch.bfloat16
         with contextlib.nullcontext() if native else _InFloat32():
             super().step()
 
 
 class _InFloat32(TorchFunctionMode):
-    """Conversions to bfloat16 give float32."""
+    """Convert to float32 where PyTorch asks for bfloat16."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -42,6 +42,6 @@ class _InFloat32(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _matrix(weight: Tensor) -> Tensor:
-    """(filters, channels, h, w) -> (filters, h * w * channels); of a weight in channels_last a view."""
-    return weight.permute(0, 2, 3, 1).flatten(1)
+def _matrix(values: Tensor, weight: Tensor) -> Tensor:
+    """(filters, channels, h, w) -> (filters, channels * h * w), in the memory order of `weight`."""
+    return values.flatten(1) if weight.is_contiguous() else values.permute(0, 2, 3, 1).flatten(1)

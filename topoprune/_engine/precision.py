@@ -7,44 +7,50 @@ from functools import cache
 
 import torch
 
-from topoprune._engine.convolutions import SmallAsProducts, small
+from topoprune._engine.convolutions import SmallAsProducts
 
 
 def default_device() -> str:
-    """ "cuda" where there is one, else "cpu"."""
+    """Return "cuda" if a CUDA device is available, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @cache
 def precision(device: str) -> torch.dtype:
-    """What convolutions are computed in on a kind of device ("cpu", "cuda"): bfloat16 where it has
-    instructions for that, else float32.
+    """Choose the precision of convolutions on a kind of device ("cpu", "cuda").
 
-    Others emulate bfloat16: a processor with AVX2 alone trains some ten times slower in it than in
-    float32, one with AVX-512 alone twice (`bench_training` measures both).
+    Only instructions for bfloat16 make it fast. A processor with AVX2 alone trains some ten times slower in emulated
+    bfloat16 than in float32, one with AVX-512 alone half as fast (`measure.training` times both).
     """
-    native = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else _bfloat16_instructions()
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device == "cpu" and _bfloat16_instructions()
     return torch.bfloat16 if native else torch.float32
 
 
-def products(device: str) -> int:
-    """Columns of the largest image that a kind of device convolves as a product of matrices, see
-    `convolution`; 0 where it convolves none so."""
-    return small() if device == "cpu" and precision(device) is torch.bfloat16 else 0
-
-
 def _bfloat16_instructions() -> bool:
-    """Whether this processor has instructions for bfloat16 and oneDNN uses them."""
+    """Tell whether this processor has instructions for bfloat16 that oneDNN uses."""
     x86 = platform.machine() in ("x86_64", "AMD64")
     if x86 and not torch.cpu._is_avx512_bf16_supported():
         return False  # oneDNN is content with AVX-512 alone, where it emulates them
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def product_columns(device: str) -> int:
+    """Columns of the largest image whose convolution is faster as a product on a kind of device; 0 if none is.
+
+    Units that multiply whole tiles (Intel's AMX) lose more on a short row than those of AVX-512.
+    """
+    if device != "cpu" or precision(device) is not torch.bfloat16:
+        return 0
+    return 4 if torch.cpu._is_amx_tile_supported() else 2
+
+
 @contextlib.contextmanager
 def autocast(device: torch.device) -> Iterator[None]:
-    """The precision of `device`, and the way of convolving that suits it."""
-    native, columns = precision(device.type) is torch.bfloat16, products(device.type)
+    """Compute in the precision that suits `device`, and convolve in the way that suits it."""
+    native, columns = precision(device.type) is torch.bfloat16, product_columns(device.type)
     with (
         torch.autocast(device.type, dtype=torch.bfloat16, enabled=native),
         SmallAsProducts(columns) if columns else contextlib.nullcontext(),

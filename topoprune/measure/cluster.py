@@ -99,7 +99,7 @@ def _kill_worker_that_tunes(cache: Path, workers: list[subprocess.Popen[bytes]])
     """Kill (SIGKILL) the worker that fine-tunes a trial, if there is one; returns "trial" or ""."""
     for path in cache.glob(f"runs/trial-*/{RUNNING}"):
         with contextlib.suppress(FileError):
-            _, run = files.check_json(path)
+            run = files.read_json(path)
             if (path.parent / FINE_TUNING).exists() and run["process"] in [worker.pid for worker in workers]:
                 os.kill(run["process"], signal.SIGKILL)
                 return "trial"

@@ -50,7 +50,8 @@ def trained_filters(width: float, epochs: int) -> Filters:
     """Train VGG-16 on scikit-learn's digits, and flatten the filters of its convolutions."""
     torch.manual_seed(0)
     model = models.build("vgg16", width=width)
-    train(model, datasets.load("digits"), Recipe(epochs=epochs, batch=128, peak_rate=0.1))
+    recipe = Recipe(epochs=epochs, batch=128, peak_rate=0.1)
+    train(model, datasets.load("digits").train.augmented(recipe), recipe, fast=True)
     convolutions = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
     return [layer.weight.detach().flatten(1).numpy() for layer in convolutions]
 

@@ -20,11 +20,11 @@ from torchvision import transforms
 
 from topoprune import training
 from topoprune._engine.memory import keep_memory
-from topoprune._engine.precision import precision, products
-from topoprune.data import Data
+from topoprune._engine.precision import precision, product_columns
 from topoprune.measure.machine import Row
 from topoprune.measure.processes import new_processes
 from topoprune.measure.workload import Workload, multiply_adds, seconds_per_image
+from topoprune.study.images import Data
 
 LOADERS, MORE_LOADERS = 2, 8
 """Worker processes of the usual loop's DataLoader; more of them where a CUDA device waits for images."""
@@ -130,7 +130,7 @@ def _our_variants(workload: Workload) -> dict[str, Callable[[], float]]:
     if device == "cpu":
         variants["+ memory kept"] = partial(usual_loop, workload, bfloat16=uses_bfloat16(device), channels_last=True)
     last_step = "resident data"
-    if products(device):
+    if product_columns(device):
         variants["+ resident data"] = lambda: _without_products(data, workload)
         last_step = "small convolutions as products"
     if device == "cuda":
@@ -144,7 +144,7 @@ def _our_variants(workload: Workload) -> dict[str, Callable[[], float]]:
 
 
 def _without_products(data: Data, workload: Workload) -> float:
-    with mock.patch("topoprune._engine.precision.products", return_value=0):
+    with mock.patch("topoprune._engine.precision.product_columns", return_value=0):
         return our_loop(workload.network(), data, workload)
 
 
@@ -162,7 +162,7 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
                 transforms.RandomCrop(32, padding=4),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(data.mean, data.std),
+                transforms.Normalize(data.train.mean, data.train.std),
             ]
         )
 

@@ -65,7 +65,7 @@ def damaged_files(folder: Path) -> list[str]:
             if path.suffix == ".safetensors":
                 files.read_tensors(path)
             elif path.suffix == ".json":
-                files.check_json(path)
+                files.read_json(path)
         except FileError:
             damaged.append(path.name)
     for path in (folder / "results").glob("*.jsonl"):

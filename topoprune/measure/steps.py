@@ -16,11 +16,11 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from topoprune._engine.convolutions import MANY, SmallAsProducts
 from topoprune._engine.memory import keep_memory
-from topoprune._engine.precision import precision, products
-from topoprune.data import Data
+from topoprune._engine.precision import precision, product_columns
 from topoprune.measure.loops import dtype_name, uses_bfloat16, without_graph
 from topoprune.measure.machine import Row
 from topoprune.measure.workload import Workload, first_images, multiply_adds
+from topoprune.study.images import Split
 from topoprune.training import train
 
 PRECISIONS = (torch.float32, torch.bfloat16)
@@ -57,7 +57,7 @@ def precisions(workload: Workload) -> list[Row]:
     model = workload.network().to(memory_format=torch.channels_last).train()
     data = workload.resident_data()
     batch = first_images(data.train, workload.batch if workload.device == "cuda" else workload.batch // 8)
-    images = data.normalized(batch.images)
+    images = batch.normalized(batch.images)
 
     def seconds(dtype: torch.dtype) -> float:
         return workload.seconds_of(lambda: _forward_and_backward(model, images, batch.labels, dtype))
@@ -112,7 +112,7 @@ def _convolution(workload: Workload, layer: nn.Conv2d, shape: torch.Size) -> Row
 
     calls = {name: partial(seconds, variant) for name, variant in variants.items()}
     rounds = _in_alternation(calls, max(workload.rounds, 5))
-    as_product = shape[3] <= products(workload.device) and layer.weight.numel() >= MANY
+    as_product = shape[3] <= product_columns(workload.device) and layer.weight.numel() >= MANY
     return {
         "image": f"{shape[2]}x{shape[3]}",
         "filters": layer.out_channels,
@@ -138,16 +138,17 @@ def _in_alternation(calls: dict[Any, Callable[[], float]], rounds: int) -> list[
 
 def operations(workload: Workload) -> list[Row]:
     """What bounds a step of ours: its time by family of operations (on CUDA launched one by one)."""
-    images = min(workload.images, 16 * workload.batch)  # a profile has thousands of events a step
-    workload = replace(workload, images=images)
-    model, data = workload.network(), _RecordedData(**vars(workload.resident_data()))
-    without_graph(lambda: train(model, data, workload.recipe))  # warms up
+    count = min(workload.images, 16 * workload.batch)  # a profile has thousands of events a step
+    workload = replace(workload, images=count)
+    model, images = workload.network(), _RecordedImages(**vars(workload.resident_data().train))
+    data = images.augmented(workload.recipe)
+    without_graph(lambda: train(model, data, workload.recipe, fast=True))  # warms up
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if workload.device == "cuda" else [])]
     with profile(activities=activities, acc_events=True) as profiled:  # keeps all events
-        (epoch,) = without_graph(lambda: train(model, data, workload.recipe))
+        (epoch,) = without_graph(lambda: train(model, data, workload.recipe, fast=True))
     seconds = seconds_by_family(profiled.events() or [], workload.device)
     seconds["between operations"] = max(0.0, epoch.seconds - sum(seconds.values()))
-    total, steps = sum(seconds.values()), images // workload.batch
+    total, steps = sum(seconds.values()), count // workload.batch
     forward = 2 * steps * workload.batch * multiply_adds(model) / 1e12
     teraflops = {"convolution, forward": forward, "convolution, backward": 2 * forward}
     return [
@@ -161,8 +162,8 @@ def operations(workload: Workload) -> list[Row]:
     ]
 
 
-class _RecordedData(Data):
-    """Data whose normalisation the profiler can tell from the network's own elementwise operations."""
+class _RecordedImages(Split):
+    """Images whose normalisation the profiler can tell from the network's own elementwise operations."""
 
     def normalized(self, images: Tensor) -> Tensor:
         with record_function("data"):

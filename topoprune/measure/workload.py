@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from topoprune import models, network
-from topoprune.data import Data, Split
 from topoprune.measure.machine import peak_memory, resident_memory
 from topoprune.study import datasets
+from topoprune.study.images import Data, Split
 from topoprune.training import Recipe, train
 
 
@@ -119,14 +119,15 @@ def synthetic_data(count: int) -> Data:
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    training = Split(images, torch.randint(0, 10, (count,), generator=generator))
+    labels = torch.randint(0, 10, (count,), generator=generator)
+    training = Split(images, labels, mean=(0.5,) * 3, std=(0.25,) * 3, flips=True)
     one = first_images(training, 1)
-    return Data("synthetic", training, one, one, classes=10, mean=(0.5,) * 3, std=(0.25,) * 3, flips=True)
+    return Data("synthetic", training, one, one, classes=10)
 
 
 def first_images(split: Split, count: int) -> Split:
     """The first `count` images of a split."""
-    return Split(split.images[:count], split.labels[:count])
+    return replace(split, images=split.images[:count], labels=split.labels[:count])
 
 
 def multiply_adds(model: nn.Module) -> int:
@@ -137,7 +138,7 @@ def multiply_adds(model: nn.Module) -> int:
 
 def seconds_per_image(model: nn.Module, data: Data, recipe: Recipe) -> float:
     """Seconds that `topoprune.train` takes for each training image of one epoch, evaluation left out."""
-    (epoch,) = train(model, data, recipe)
+    (epoch,) = train(model, data.train.augmented(recipe), recipe, fast=True)
     return epoch.seconds / (len(data.train) // recipe.batch * recipe.batch)
 
 
