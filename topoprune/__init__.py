@@ -7,37 +7,54 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from topoprune.fitness import Fitness
+    from topoprune.fitness import Fitness, diagram_distance, diagrams, distance_matrix
+    from topoprune.genetic import Search
     from topoprune.models import build
-    from topoprune.network import cost, couplings, remove
-    from topoprune.pruning import load, prune, save
-    from topoprune.selection import run_selection, select
-    from topoprune.training import Recipe, accuracy, recalibrate, train
+    from topoprune.network import Cost, Coupling, PruningWarning, cost, couplings, flops, remove, structure
+    from topoprune.pruning import Pruned, prune
+    from topoprune.selection import Selection, run_selection, select
+    from topoprune.storage import load, prune_file, save
+    from topoprune.training import Epoch, Recipe, accuracy, recalibrate, train
 
 __version__ = "0.1.0"
 __all__ = [
+    "Cost",
+    "Coupling",
+    "Epoch",
     "Fitness",
+    "Pruned",
+    "PruningWarning",
     "Recipe",
+    "Search",
+    "Selection",
     "accuracy",
     "build",
     "cost",
     "couplings",
+    "diagram_distance",
+    "diagrams",
+    "distance_matrix",
+    "flops",
     "load",
     "prune",
+    "prune_file",
     "recalibrate",
     "remove",
     "run_selection",
     "save",
     "select",
+    "structure",
     "train",
 ]
 _MODULES = {
-    "fitness": ("Fitness",),
+    "fitness": ("Fitness", "diagram_distance", "diagrams", "distance_matrix"),
+    "genetic": ("Search",),
     "models": ("build",),
-    "network": ("cost", "couplings", "remove"),
-    "pruning": ("load", "prune", "save"),
-    "selection": ("run_selection", "select"),
-    "training": ("Recipe", "accuracy", "recalibrate", "train"),
+    "network": ("Cost", "Coupling", "PruningWarning", "cost", "couplings", "flops", "remove", "structure"),
+    "pruning": ("Pruned", "prune"),
+    "selection": ("Selection", "run_selection", "select"),
+    "storage": ("load", "prune_file", "save"),
+    "training": ("Epoch", "Recipe", "accuracy", "recalibrate", "train"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,11 +1,14 @@
-"""Command line: `python -m topoprune run|status|prune`."""
+"""Command line: `topoprune prune|run|status`, or `python -m topoprune`."""
 
 import argparse
+import ast
 import json
 import os
 import sys
 import time
-from pathlib import Path
+from typing import Any
+
+from topoprune import __version__
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,38 +58,135 @@ def _status(options) -> None:
 
 
 def _prune(options) -> None:
-    from topoprune import pruning
+    from topoprune.storage import prune_file
 
-    report = pruning.prune(
+    settings = dict(options.option)
+    for name in ("round_to", "minimum", "ignore", "flops", "parameters", "latency_ms", "steps", "dry_run"):
+        settings[name] = getattr(options, name)
+    if options.linear:
+        settings["types"] = _types_with_linear()
+    ratio = options.ratio if options.ratio is not None else dict(options.layer_ratio) or 0.5
+    result, report = prune_file(
         options.model,
+        options.output,
         options.method,
-        options.ratio,
+        ratio,
         options.seed,
-        Path(options.output),
         options.weights,
         options.shape,
+        options.classes,
+        options.images,
         options.device,
-        options.round_to,
+        **settings,
     )
     print(json.dumps(report, indent=2))
+    print(result, file=sys.stderr)
+
+
+def _types_with_linear() -> tuple[type, ...]:
+    from torch import nn
+
+    return nn.Conv2d, nn.Linear
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value a Python literal or a text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
+
+
+METHODS = """methods:
+  random        filters drawn at random, the control
+  l1, l2        norm of a filter (Li et al., 2017)
+  fpgm          distance to the other filters (He et al., 2019)
+  topological   genetic search for the persistence diagrams of the whole layer (default)
+  magnitude     norm over the whole architecture, at the FLOPs of `ratio`
+  taylor        change of the loss over the whole architecture; needs --images"""
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m topoprune", description="Topological filter pruning.")
+    parser = argparse.ArgumentParser(prog="topoprune", description="Topological filter pruning.")
+    parser.add_argument("--version", action="version", version=f"topoprune {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_prune(commands)
+    _add_study(commands)
+    return parser
 
+
+def _add_prune(commands) -> None:
+    prune = commands.add_parser(
+        "prune",
+        help="prune a stored network or a torchvision model into a smaller one",
+        epilog=METHODS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = prune.add_argument
+    add("model", help="a .safetensors file that topoprune wrote, or the name of a torchvision model, as vgg16_bn")
+    add("--output", default="pruned.safetensors", help="the smaller network; the report lies beside it as .json")
+    add("--method", default="topological", help="see below")
+    how = prune.add_mutually_exclusive_group()
+    how.add_argument("--ratio", type=float, help="share of each layer's filters to remove, in [0, 1) (default 0.5)")
+    how.add_argument(
+        "--layer-ratio",
+        type=_assignment,
+        action="append",
+        default=[],
+        metavar="PATTERN=R",
+        help="ratio of the layers that match, as layer1.*=0.3; may be repeated; other layers stay whole",
+    )
+    how.add_argument("--flops", type=float, metavar="X", help="multiply-adds to keep, a share up to 1 or a number")
+    how.add_argument("--parameters", type=float, metavar="X", help="parameters to keep, a share up to 1 or a number")
+    how.add_argument("--latency-ms", type=float, metavar="MS", help="median latency of one input to reach")
+    add("--ignore", nargs="+", default=[], metavar="NAME", help="layers that stay whole, names or patterns")
+    add("--minimum", type=int, default=1, metavar="N", help="filters that every layer keeps (default 1)")
+    add("--round-to", type=int, default=1, metavar="N", help="keep a multiple of N filters, for speed; 8 is usual")
+    add("--linear", action="store_true", help="prune hidden linear layers too")
+    add("--steps", type=int, default=1, metavar="N", help="choose and remove in N steps (default 1)")
+    add("--seed", type=int, default=0)
+    add(
+        "--option",
+        type=_assignment,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the method, as space=folded, search=farthest or generations=20",
+    )
+    add(
+        "--weights",
+        default="DEFAULT",
+        metavar="W",
+        help="of a torchvision model: DEFAULT (downloaded), none (random), or a .safetensors state dict",
+    )
+    add("--classes", type=int, metavar="N", help="number of classes, if not the model's usual one")
+    add("--shape", type=int, nargs=3, metavar=("C", "H", "W"), help="input shape (default: the file's, else 3 224 224)")
+    add("--images", metavar="FOLDER", help="real inputs, a folder of images or a .safetensors tensor")
+    add("--device", default="cpu")
+    add("--dry-run", action="store_true", help="say what would go, write nothing")
+    prune.set_defaults(call=_prune)
+
+
+def _add_study(commands) -> None:
     run = commands.add_parser("run", help="run what the records of a profile lack")
     run.add_argument("--force", action="store_true", help="run again what is there already")
     run.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     where = run.add_mutually_exclusive_group()
     where.add_argument(
-        "--workers", type=int, metavar="N", help="processes on this machine, a CUDA device each where there are several"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes on this machine, a CUDA device each where there are several",
     )
     where.add_argument(
-        "--scheduler", metavar="ADDRESS", help="a Dask cluster that shares the cache folder, as tcp://host:8786"
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a Dask cluster that shares the cache folder, as tcp://host:8786",
     )
     run.set_defaults(call=_run)
-
     status = commands.add_parser("status", help="what is done, runs, failed and waits, and the time left")
     status.add_argument("--watch", action="store_true", help="again and again, until nothing is left")
     status.add_argument(
@@ -94,45 +194,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.set_defaults(call=_status)
     for command in (run, status):
-        command.add_argument("--profile", default="quick", help="quick, pilot or study")
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
+        command.epilog = PROFILES
+        command.add_argument("--profile", default="quick", help="see below (default quick)")
         command.add_argument("--seeds", type=int, nargs="+", help="default: the profile's")
         command.add_argument("--methods", nargs="+", metavar="M", help="default: the profile's, as l1 fpgm")
         command.add_argument("--ratios", type=float, nargs="+", metavar="R", help="default: the profile's")
 
-    prune = commands.add_parser("prune", help="prune a checkpoint or a torchvision model into a smaller network")
-    prune.add_argument(
-        "model", help="a topoprune checkpoint (.safetensors), or the name of a torchvision model such as vgg16_bn"
-    )
-    prune.add_argument("--method", default="topological", help="random, l1, l2, fpgm or topological")
-    prune.add_argument("--ratio", type=float, default=0.5, help="share of each layer's filters to remove, in [0, 1)")
-    prune.add_argument(
-        "--round-to",
-        type=int,
-        default=1,
-        metavar="N",
-        help="keep a multiple of N filters in each layer, for speed; 8 is usual (default 1)",
-    )
-    prune.add_argument("--seed", type=int, default=0)
-    prune.add_argument(
-        "--weights",
-        default="DEFAULT",
-        metavar="W",
-        help="of a torchvision model: DEFAULT (downloaded), none (random), or a .safetensors state dict",
-    )
-    prune.add_argument(
-        "--shape",
-        type=int,
-        nargs=3,
-        default=None,
-        metavar=("C", "H", "W"),
-        help="input shape (default: 3 32 32 for a checkpoint, else 3 224 224)",
-    )
-    prune.add_argument("--device", default="cpu")
-    prune.add_argument(
-        "--output", default="pruned.safetensors", help="the smaller network; the report lies beside it as .json"
-    )
-    prune.set_defaults(call=_prune)
-    return parser
+
+PROFILES = """profiles:
+  quick, quick-ablation, quick-recovery   digits, an eighth of VGG-16: minutes
+  pilot, pilot-ablation, pilot-recovery   CIFAR-10, a quarter of VGG-16: hours on 2 cores
+  study                                   CIFAR-10, VGG-16: the published study
+  study-sgd                               dense networks of SGD alone
+  study-whole, study-cutout               dense networks on all 50,000 images, without and with cutout
+  ablation, recovery                      the study's ablations, and fine-tuning long enough to recover"""
 
 
 if __name__ == "__main__":

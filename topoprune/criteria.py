@@ -1,121 +1,109 @@
-"""Criteria that rank filters: random, L1, L2, FPGM, global magnitude and Taylor."""
+"""Criteria that say which filters stay.
 
-import copy
-from bisect import bisect_left
-from collections import Counter
+A criterion of a layer sees the points of one coupling, (n, d), and gives (n,) scores: the largest stay. A criterion
+of the whole network sees all couplings and gives the scores of each: they compete with one another.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torch_pruning as tp
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor, nn
 
-from topoprune.network import Coupling, flops, importances, remove
-from topoprune.topological import points
-
-
-def random(model, example_inputs, groups: list[Coupling], remaining: list[int], seed: int):
-    generator = np.random.default_rng(seed)
-    return [
-        generator.permutation(group.choices)[:kept].tolist() for group, kept in zip(groups, remaining, strict=True)
-    ], {}
+from topoprune.network import Coupling, copied, evaluating, run, scores
 
 
-def nni(pruner: str):
-    """NNI's criterion on every coupling, through stand-in 1x1 convolutions.
+def l1(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    """Sum of absolute weights (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017).
 
-    A stand-in's filters are the coupling's points. For an uncoupled layer these are its own
-    filters, so the choice is the one that NNI makes on the network itself.
+    Example:
+        >>> l1(np.array([[1.0, -2.0], [0.5, 0.0]])).tolist()
+        [3.0, 0.5]
     """
+    return np.abs(points).sum(1)
 
-    def choose(model, example_inputs, groups: list[Coupling], remaining: list[int], seed: int):
+
+def l2(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    """Euclidean norm of the weights.
+
+    Example:
+        >>> l2(np.array([[3.0, 4.0], [1.0, 0.0]])).tolist()
+        [5.0, 1.0]
+    """
+    return np.linalg.norm(points, axis=1)
+
+
+def fpgm(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    """Sum of distances to all other filters: small near the geometric median (He et al., FPGM, CVPR 2019).
+
+    Example:
+        >>> fpgm(np.array([[0.0], [1.0], [5.0]])).tolist()
+        [6.0, 5.0, 9.0]
+    """
+    cloud = torch.from_numpy(np.ascontiguousarray(points))
+    return torch.cdist(cloud, cloud, compute_mode="donot_use_mm_for_euclid_dist").sum(1).numpy()
+
+
+def nni(pruner: str, points: Float[np.ndarray, "n d"], keep: int) -> list[int]:
+    """The choice of one of NNI's own pruners, on a 1x1 convolution whose filters are the points.
+
+    Args:
+        pruner: "L1NormPruner", "L2NormPruner" or "FPGMPruner".
+        points: one row a filter.
+        keep: number of filters to keep, fewer than n.
+
+    Raises:
+        ValueError: NNI is not installed.
+    """
+    try:
         from nni.compression import pruning
-
-        clouds = [torch.from_numpy(cloud) for cloud in points(model, example_inputs, groups)]
-        standins = nn.ModuleList(nn.Conv2d(cloud.shape[1], len(cloud), 1, bias=False) for cloud in clouds)
-        for standin, cloud in zip(standins, clouds, strict=True):
-            standin.weight.data = cloud[:, :, None, None]
-        # Half a filter more: NNI rounds down. A ratio of 0 it refuses.
-        ratios = {
-            str(i): (len(cloud) - kept + 0.5) / len(cloud)
-            for i, (cloud, kept) in enumerate(zip(clouds, remaining, strict=True))
-            if kept < len(cloud)
-        }
-        chosen = [list(range(len(cloud))) for cloud in clouds]
-        if ratios:
-            made = getattr(pruning, pruner)(
-                standins, [{"op_names": [name], "sparse_ratio": ratio} for name, ratio in ratios.items()]
-            )
-            _, masks = made.compress()
-            made.unwrap_model()
-            for name in ratios:
-                mask = masks[name]["weight"].flatten(1).amax(1)
-                chosen[int(name)] = mask.nonzero().flatten().tolist()
-        return chosen, {}
-
-    return choose
+    except ImportError as error:
+        raise ValueError("engine='nni' needs NNI: install topoprune[baselines], or leave the engine out") from error
+    n = len(points)
+    layer = nn.Sequential(nn.Conv2d(points.shape[1], n, 1, bias=False))
+    layer[0].weight.data = torch.from_numpy(points)[:, :, None, None]
+    ratio = (n - keep + 0.5) / n  # half a filter more: NNI rounds down
+    wrapped = getattr(pruning, pruner)(layer, [{"op_names": ["0"], "sparse_ratio": ratio}])
+    _, masks = wrapped.compress()
+    wrapped.unwrap_model()
+    return masks["0"]["weight"].flatten(1).amax(1).nonzero().flatten().tolist()
 
 
-def magnitude(model, example_inputs, groups: list[Coupling], remaining: list[int], seed: int):
-    """L2 norms of coupled filters, each layer's divided by its mean, over the whole architecture.
+def magnitude(model: nn.Module, example_inputs: Any, couplings: Sequence[Coupling]) -> list[Tensor]:
+    """Mean squared L2 norm of all weights that go with a filter, divided by its mean over the layer.
 
-    Torch-Pruning's `GroupMagnitudeImportance` with its defaults (Fang et al., 2023).
+    The group magnitude of Fang et al., "DepGraph", CVPR 2023, with the defaults of Torch-Pruning.
     """
-    importance = tp.importance.GroupMagnitudeImportance()
-    return _matched(
-        model, example_inputs, groups, remaining, importances(model, example_inputs, groups, importance)
-    ), {}
+    norms = [scores(model, coupling, lambda weight: weight.detach() ** 2) for coupling in couplings]
+    return [norm / norm.mean().clamp(min=1e-12) for norm in norms]
 
 
 def taylor(
-    model,
-    example_inputs,
-    groups: list[Coupling],
-    remaining: list[int],
-    seed: int,
-    *,
-    labels: torch.Tensor | None = None,
-):
-    """First-order Taylor expansion of the loss, over the whole architecture.
+    model: nn.Module, example_inputs: Any, couplings: Sequence[Coupling], *, labels: Tensor | None = None
+) -> list[Tensor]:
+    """First-order Taylor term of the loss: |sum of weight times gradient|, mean over all that goes with a filter.
 
-    Torch-Pruning's `GroupTaylorImportance`: the absolute sum of weight times gradient of a filter and
-    of what depends on it. There is no normaliser, the values are comparable between layers (Molchanov et
-    al., CVPR 2019).
+    The values are comparable between layers (Molchanov et al., CVPR 2019), so there is no normaliser.
 
     Args:
         labels: (b,) classes of the example inputs; by default what the network itself answers.
+
+    Raises:
+        ValueError: the network does not answer with one row of class scores for each input.
     """
-    judged = copy.deepcopy(model).eval()
-    logits = judged(example_inputs)
-    labels = logits.argmax(1) if labels is None else labels
-    F.cross_entropy(logits, labels).backward()
-    importance = tp.importance.GroupTaylorImportance(normalizer=None, multivariable=True)
-    return _matched(
-        model, example_inputs, groups, remaining, importances(judged, example_inputs, groups, importance)
-    ), {}
-
-
-def _matched(
-    model, example_inputs, groups: list[Coupling], remaining: list[int], scores: list[Float[torch.Tensor, " _"]]
-) -> list[list[int]]:
-    """The least important filters removed, wherever they are, until the FLOPs are those of `remaining`.
-
-    Every layer keeps its most important filter.
-    """
-    ranked = [score.argsort(descending=True).tolist() for score in scores]
-    order = sorted((score[i].item(), layer, i) for layer, score in enumerate(scores) for i in ranked[layer][1:])
-
-    def kept(removals: int) -> list[list[int]]:
-        removed = Counter(layer for _, layer, _ in order[:removals])
-        return [sorted(best[: len(best) - removed[layer]]) for layer, best in enumerate(ranked)]
-
-    def remaining_flops(chosen: list[list[int]]) -> int:
-        named = {group.layers[0]: group.channels(choice) for group, choice in zip(groups, chosen, strict=True)}
-        return flops(remove(outline, shape, named), shape)
-
-    outline, shape = copy.deepcopy(model).to("meta"), example_inputs[:2].to("meta")
-    goal = remaining_flops([list(range(count)) for count in remaining])
-    enough = bisect_left(range(len(order)), -goal, key=lambda m: -remaining_flops(kept(m)))
-    near = [kept(m) for m in (max(enough - 1, 0), enough)]
-    return min(near, key=lambda chosen: abs(remaining_flops(chosen) - goal))
+    with torch.inference_mode(False), torch.enable_grad():
+        judged = copied(model).requires_grad_(True)
+        with evaluating(judged):
+            logits = run(judged, example_inputs)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise ValueError(
+                f"method 'taylor' needs class scores of shape (inputs, classes), got {type(logits).__name__}"
+                f"{tuple(logits.shape) if isinstance(logits, Tensor) else ''}: use another method for this network"
+            )
+        F.cross_entropy(logits.float(), logits.argmax(1) if labels is None else labels).backward()
+    return [
+        scores(judged, coupling, lambda w: w.detach() * (0 if w.grad is None else w.grad)) for coupling in couplings
+    ]

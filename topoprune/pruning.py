@@ -1,158 +1,133 @@
-"""Files in, files out: prune a stored or a torchvision network, and read the result back."""
+"""Prune a network in memory: a module in, a result out."""
 
-import contextlib
-import json
-import os
-import pickle
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from topoprune import files
-from topoprune.models import build
-from topoprune.network import cost, remove
+from topoprune.budget import TARGETS, absolute_target, ratio_of
+from topoprune.network import LAYERS, Cost, Kept, cost, remove, width
 from topoprune.selection import run_selection
 
-BATCH = 32
-"""Images of the example batch."""
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` gives; `print` shows it.
+
+    Attributes:
+        model: the smaller network; None after a dry run.
+        kept: layer -> sorted indices of the kept filters, of the network as it was given.
+        left_whole: layer -> why all of its filters stay.
+        before, after: what a forward pass costs.
+        filters: layer -> number of filters before.
+        seconds: time that choosing took.
+        searches: first layer of each coupling -> one dict a generation, of the last step (topological only).
+    """
+
+    model: nn.Module | None
+    kept: Kept
+    left_whole: dict[str, str]
+    before: Cost
+    after: Cost
+    filters: dict[str, int]
+    seconds: float
+    searches: dict[str, list[dict]] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        lines = [f"{'':24}{'before':>14}{'after':>14}{'left':>8}"]
+        for name, before, after in (
+            ("parameters", self.before.parameters, self.after.parameters),
+            ("FLOPs (multiply-adds)", self.before.flops, self.after.flops),
+            ("latency of one (ms)", self.before.latency_ms, self.after.latency_ms),
+        ):
+            digits = ",.2f" if isinstance(before, float) else ",d"
+            share = f"{100 * after / before:.1f} %" if before and math.isfinite(after) else ""
+            lines.append(f"{name:24}{before:>14{digits}}{after:>14{digits}}{share:>8}")
+        lines += [f"  {layer:<40}{self.filters[layer]:>6} -> {len(kept)}" for layer, kept in self.kept.items()]
+        lines += [f"  left whole: {layer} because {reason}" for layer, reason in self.left_whole.items()]
+        return "\n".join(lines)
 
 
 def prune(
-    model: str,
-    method: str,
-    ratio: float,
-    seed: int,
-    output: Path,
-    weights: str = "DEFAULT",
-    shape: list[int] | None = None,
-    device: str = "cpu",
-    round_to: int = 1,
-) -> dict:
-    """Prune a network and write it, with a report beside it.
+    model: nn.Module,
+    example_inputs: Any,
+    method: str | Callable = "topological",
+    ratio: float | int | Mapping[str, float | int] = 0.5,
+    seed: int = 0,
+    *,
+    steps: int = 1,
+    between: Callable[[nn.Module, int], Any] | None = None,
+    schedule: Callable[[float], float] = lambda done: done,
+    dry_run: bool = False,
+    **options,
+) -> Pruned:
+    """Choose filters, remove them from a copy, and say what it saves. The given network is untouched.
 
     Args:
-        model: file of a dense network (made by a study or by `save`), or a torchvision model.
-        method, ratio, seed, round_to: as for `selection.select`.
-        output: the smaller network, as safetensors; the report has the suffix .json.
-        weights: of a torchvision model: "DEFAULT" (torchvision downloads them), "none" (random),
-            or a safetensors state dict.
-        shape: (channels, height, width) of an input; by default (3, 32, 32) for a network of the study,
-            else (3, 224, 224).
-        device: where the network runs while it is judged and timed.
+        model: any network.
+        example_inputs: what `forward` takes: a tensor, a tuple of positional or a dict of named arguments, on the
+            network's device. Results are verified on them, and methods that need data take them.
+        method, ratio, seed: as for `select`.
+        steps: remove a little at a time; each step chooses anew on the network that `between` returned or changed.
+        between: called with the smaller network and the number of the step, from 1, after every step but the last,
+            to fine-tune it in place; a module that it returns takes the network's place.
+        schedule: share of all steps done, in (0, 1] -> share of the removal done by then; rising, 1 at 1.
+        dry_run: only say what would go: the result has no model, and `between` is not called.
+        **options: those of `run_selection`, such as `ignore`, `round_to`, `flops` or `types`, and of the method.
 
     Returns:
-        What the report holds, cost before and after, kept filters of each layer, seconds.
+        The smaller network, the kept filters, costs before and after. Fine-tune it, or recalibrate its BatchNorm.
 
     Raises:
-        ValueError, files.FileError: with the cause and the cure.
+        ValueError: as `select` and `remove`.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> result = prune(model, torch.randn(2, 3, 8, 8), method="l1", ratio=0.5)
+        >>> result.model[0].out_channels, len(result.kept["0"]), result.after.parameters < result.before.parameters
+        (4, 4, True)
     """
-    if Path(model).suffix == ".safetensors":
-        network, source = _stored(Path(model))
-    else:
-        network, source = _torchvision(model, weights)
-    shape = list(shape or ([3, 32, 32] if "architecture" in source else [3, 224, 224]))
-    network = network.to(device).eval()
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn(BATCH, *shape, generator=generator).to(device)
-    made = run_selection(network, example, method, ratio, seed, round_to)
-    small = remove(network, example, made.kept)
-    report = {
-        "model": model,
-        "method": method,
-        "ratio": ratio,
-        "round_to": round_to,
-        "seed": seed,
-        "shape": shape,
-        "selection_seconds": made.seconds,
-        "before": asdict(cost(network, example)),
-        "after": asdict(cost(small, example)),
-        "kept": made.kept,
-    }
-    save(small, output, {**source, "shape": shape, "kept": made.kept})
-    files.write(output.with_suffix(".json"), json.dumps(report, indent=2).encode())
-    return report
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}: every step removes filters")
+    before = cost(model, example_inputs)
+    target = {name: options.pop(name) for name in TARGETS if options.get(name) is not None}
+    goals = {name: absolute_target(name, value, before) for name, value in target.items()}
+    kept, seconds, current = {}, 0.0, model
+    for step in range(1, steps + 1):
+        done = schedule(step / steps)
+        goal = {name: _between(getattr(before, name), value, done) for name, value in goals.items()}
+        part = ratio if steps == 1 or goal else _part(model, current, ratio, done)
+        chosen = run_selection(current, example_inputs, method, part, seed, **goal, **options)
+        seconds += chosen.seconds
+        kept = _composed(kept, chosen.kept)
+        current = remove(current, example_inputs, chosen.kept, check=options.get("check", True))
+        if between is not None and step < steps and not dry_run:
+            current = between(current, step) or current
+    filters = {layer: width(model, layer) for layer in kept}
+    after, small = cost(current, example_inputs), None if dry_run else current
+    return Pruned(small, kept, chosen.left_whole, before, after, filters, seconds, chosen.searches)
 
 
-def save(model: nn.Module, path: Path, source: dict) -> None:
-    """Write a network with what `load` needs to build it again.
-
-    Args:
-        source: {"architecture", "classes", "width"} or {"torchvision": name, "classes"}, and for a
-            pruned network its "kept" filters and input "shape".
-    """
-    files.write_tensors(path, {f"model.{k}": v for k, v in model.state_dict().items()}, {"source": source})
+def _between(start: float | int, end: float | int, done: float | int) -> float | int:
+    return start + (end - start) * done
 
 
-def load(path: Path | str) -> nn.Module:
-    """The network in a file written by `save`, `prune` or a study's dense training.
-
-    Raises:
-        files.FileError: no such file, or a damaged one.
-    """
-    return _stored(Path(path))[0]
-
-
-def _stored(path: Path) -> tuple[nn.Module, dict]:
-    tensors, metadata = files.read_tensors(path)
-    source = metadata.get("source")
-    if source is None:
-        raise files.FileError(
-            f"{path} does not say which network it holds: name a file that `topoprune prune` or a dense training wrote"
-        )
-    if "torchvision" in source:
-        from torchvision.models import get_model
-
-        model = get_model(source["torchvision"], weights=None, num_classes=source["classes"])
-    else:
-        model = build(source["architecture"], source["classes"], source["width"])
-    if "kept" in source:
-        model = remove(model.eval(), torch.zeros(2, *source["shape"]), source["kept"])
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    return model, source
+def _part(
+    model: nn.Module, current: nn.Module, ratio: float | int | Mapping[str, float | int], done: float | int
+) -> dict[str, float]:
+    """The ratio of every layer of the current network that leaves it what a part of the whole removal leaves."""
+    parts = {}
+    for layer, module in model.named_modules():
+        if isinstance(module, LAYERS):
+            whole, now = width(model, layer), width(current, layer)
+            goal = whole - int(whole * ratio_of(layer, ratio) * done)
+            parts[layer] = max(0.0, (now - goal + 0.5) / now) if goal < now else 0.0  # half a filter: rounding down
+    return parts
 
 
-@contextlib.contextmanager
-def _no_pickle() -> Iterator[None]:
-    """torchvision lets torch.load run what a file of weights says, and checks the hash of new downloads
-    alone."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def _torchvision(name: str, weights: str) -> tuple[nn.Module, dict]:
-    from torchvision.models import get_model, list_models
-
-    if name not in list_models():
-        raise ValueError(
-            f"{name!r} is neither a .safetensors file nor a torchvision model: see torchvision.models.list_models()"
-        )
-    try:
-        if weights == "none":
-            model = get_model(name, weights=None)
-        elif Path(weights).suffix == ".safetensors":
-            model = get_model(name, weights=None)
-            model.load_state_dict(load_file(weights))
-        else:
-            with _no_pickle():
-                model = get_model(name, weights=weights)
-    except (OSError, pickle.UnpicklingError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"the weights {weights} of {name} are not to be had ({error!r}): download "
-            "them where there is a network, pass a .safetensors state dict with "
-            "--weights, or --weights none"
-        ) from error
-    classes = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    return model, {"torchvision": name, "classes": classes[-1].out_features if classes else 1000}
+def _composed(first: Kept, second: Kept) -> Kept:
+    """Indices of the original filters, of a choice among those that an earlier choice kept."""
+    return {layer: [first[layer][i] for i in chosen] if layer in first else chosen for layer, chosen in second.items()}

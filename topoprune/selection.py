@@ -1,25 +1,36 @@
-"""Which filters stay: one function, `select`, for every method.
-
-A method sees each coupling (one convolution, or layers that must shrink together) as a cloud of
-points: one row for each filter, the weights of all coupled layers side by side. L1, L2 (Li et al.,
-ICLR 2017) and FPGM (He et al., CVPR 2019) are NNI's own pruners; the topological method searches
-the subset whose persistence diagrams stay closest to the whole layer's. Beside them stand two
-criteria over the whole architecture, from Torch-Pruning.
-"""
+"""Which filters stay: one function, `select`, for every method."""
 
 import inspect
-import math
+import logging
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
+from tqdm import tqdm
 
-from topoprune import criteria
-from topoprune.network import Kept, couplings
-from topoprune.topological import topological
+from topoprune import budget, criteria
+from topoprune.genetic import Search
+from topoprune.network import Coupling, Kept, PruningWarning, structure, width
+from topoprune.topological import points, topological
+
+LAYER_CRITERIA: dict[str, Callable] = {"l1": criteria.l1, "l2": criteria.l2, "fpgm": criteria.fpgm}
+"""Method -> scores of a coupling's points: (n, d) -> (n,). The largest stay."""
+
+NETWORK_CRITERIA: dict[str, Callable] = {"magnitude": criteria.magnitude, "taylor": criteria.taylor}
+"""Method -> scores of all couplings, which compete with one another at equal FLOPs."""
+
+METHODS = ("random", *LAYER_CRITERIA, "topological", *NETWORK_CRITERIA)
+
+NNI_PRUNERS = {"l1": "L1NormPruner", "l2": "L2NormPruner", "fpgm": "FPGMPruner"}
+
+log = logging.getLogger("topoprune")
 
 
 @dataclass(frozen=True)
@@ -28,121 +39,258 @@ class Selection:
 
     Attributes:
         kept: layer -> sorted indices of the kept filters.
-        seconds: time that choosing took; tracing the network, imports and compilation left out.
+        seconds: time that choosing took; analysing the network, imports and compilation left out.
         searches: first layer of each coupling -> one dict a generation (topological only).
+        left_whole: layer -> why all of its filters stay.
     """
 
     kept: Kept
     seconds: float
     searches: dict[str, list[dict]] = field(default_factory=dict)
+    left_whole: dict[str, str] = field(default_factory=dict)
 
 
 def select(
     model: nn.Module,
-    example_inputs: torch.Tensor,
-    method: str = "topological",
-    ratio: float = 0.5,
+    example_inputs: Any,
+    method: str | Callable = "topological",
+    ratio: float | int | Mapping[str, float | int] = 0.5,
     seed: int = 0,
     round_to: int = 1,
     **options,
 ) -> Kept:
-    """The filters to keep of each layer.
+    """Choose the filters that stay in each layer.
 
     Args:
-        model: any network with `nn.Conv2d` layers; it is untouched.
-        example_inputs: a batch that the network accepts, on its device; the calibration batch where
-            `space="activations"`.
-        method: "random", "l1", "l2", "fpgm", "topological", or a criterion over the whole
-            architecture at the same FLOPs, "magnitude" or "taylor".
-        ratio: share of the filters to remove from every layer, in [0, 1); `int(n * ratio)` of n
-            filters go, as in NNI. The criteria over the whole architecture remove as many FLOPs.
+        model: any network; it is untouched.
+        example_inputs: what `forward` takes: a tensor, a tuple of positional or a dict of named arguments. The
+            calibration batch of `space="activations"` and of "taylor".
+        method: "random", "l1", "l2", "fpgm", "topological", or a criterion of the whole architecture at the same
+            FLOPs, "magnitude" or "taylor". Or a function of a coupling's points (n, d), a float32 array, that
+            gives n scores, floats, of which the largest stay; or, with a second argument `keep`, the indices of
+            the `keep` points that stay.
+        ratio: share of the filters to remove from every layer, in [0, 1): `int(n * ratio)` of n filters go, as in
+            NNI. Or {pattern: ratio}, as {"layer1.*": 0.3}; layers that no pattern matches stay whole.
         seed: of the random and the topological method.
-        round_to: layer-wise methods keep a number of filters rounded up to a multiple of this,
-            where the layer has as many: hardware is fast at multiples of 8. The criteria over the
-            whole architecture follow in FLOPs alone.
-        **options: of the method, see `topological`, `magnitude` and `taylor`.
+        round_to: keep a number of filters that is a multiple of this where the layer has as many; hardware is fast
+            at multiples of 8.
+        **options: those of `run_selection`, and of the method.
 
     Returns:
-        Layer name -> sorted indices of its kept filters, for every layer that loses filters.
+        Layer name -> sorted indices of its kept filters, for every layer of the `types`; one that is left whole
+        has all.
 
     Raises:
-        ValueError: unknown method or option, a ratio outside [0, 1), a network without
-            convolutions, weights that are not finite.
+        ValueError: an unknown method or option, a ratio outside [0, 1), a network in which nothing can be pruned,
+            weights that are not finite.
+
+    Warns:
+        PruningWarning: naming layers that are left whole although they have filters to remove.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> kept = select(model, torch.randn(2, 3, 8, 8), method="l1", ratio=0.25)
+        >>> {layer: len(filters) for layer, filters in kept.items()}
+        {'0': 6}
     """
     return run_selection(model, example_inputs, method, ratio, seed, round_to, **options).kept
 
 
 def run_selection(
     model: nn.Module,
-    example_inputs: torch.Tensor,
-    method: str = "topological",
-    ratio: float = 0.5,
+    example_inputs: Any,
+    method: str | Callable = "topological",
+    ratio: float | int | Mapping[str, float | int] = 0.5,
     seed: int = 0,
     round_to: int = 1,
     layers: Sequence[str] | None = None,
+    *,
+    minimum: int = 1,
+    ignore: Iterable[str | nn.Module | type] = (),
+    types: tuple[type, ...] = (nn.Conv2d,),
+    flops: float | int | None = None,
+    parameters: float | int | None = None,
+    latency_ms: float | int | None = None,
+    check: bool = True,
     **options,
 ) -> Selection:
-    """As `select`, with the time and the course of the search; of some `layers` alone if named."""
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
-    if not 0 <= ratio < 1:
-        raise ValueError(f"ratio must lie in [0, 1), got {ratio}: every layer keeps at least one filter")
-    if round_to < 1:
-        raise ValueError(f"round_to must be at least 1, got {round_to}: kept filters come in multiples of it")
-    _check_options(method, options)
-    groups = [
-        group
-        for group in couplings(model, example_inputs)
-        if layers is None or not set(layers).isdisjoint(group.layers)
-    ]
-    remaining = [_remaining(group.choices, ratio, round_to) for group in groups]
-    _make_ready(method)
+    """As `select`, with the time, the course of the search, and what is left whole.
+
+    Args:
+        model, example_inputs, method, ratio, seed, round_to: as for `select`.
+        layers: choose in these layers alone.
+        minimum: filters that every layer keeps at least.
+        ignore: layers that stay whole: names or patterns, modules, or types of modules.
+        types: types of layers to prune; `nn.Linear` adds hidden linear layers.
+        flops, parameters: what should remain, a share up to 1 or a number; takes the place of `ratio`, reached as
+            nearly as single filters allow.
+        latency_ms: the same for the median latency of one input on this machine.
+        check: verify on the example inputs what is removed together, see `structure`.
+        **options: of the method: `space` and those of `topological`; `labels` of "taylor"; `engine="nni"` of "l1",
+            "l2" and "fpgm", which asks NNI's own pruner.
+
+    Raises:
+        ValueError: as `select`.
+    """
+    _check(method, round_to, minimum, options)
+    found = structure(model, example_inputs, types, check)
+    couplings, ignored = _without_ignored(found.couplings, model, ignore)
+    couplings = [c for c in couplings if layers is None or not set(layers).isdisjoint(c.layers)]
+    if layers is not None and (unknown := set(layers) - {layer for c in couplings for layer in c.layers}):
+        raise ValueError(f"unknown layer {sorted(unknown)[0]!r}: see topoprune.couplings for those that can be pruned")
+    left = found.left_whole | ignored
+    _warn(left, ignored)
+    if not couplings:
+        raise ValueError("nothing to prune: every layer is left whole or ignored")
+    target = _target(flops, parameters, latency_ms)
+    shape = partial(_shaped, couplings, round_to, minimum)
+    ratios = budget.ratios_of(couplings, ratio)
+    if target is None:
+        counts = shape(budget.uniform(couplings, ratios))
+    else:
+        counts = _counts_for(model, example_inputs, couplings, shape, *target)
     started = time.perf_counter()
-    chosen, searches = METHODS[method](model, example_inputs, groups, remaining, seed, **options)
+    chosen, searches = _choose(model, example_inputs, couplings, counts, method, seed, minimum, target, options)
     # A search that was continued took the seconds of its earlier sittings too.
     searched = sum(step["seconds"] for steps in searches.values() for step in steps)
     seconds = max(time.perf_counter() - started, searched)
-    kept = {
-        layer: group.channels(choice) for group, choice in zip(groups, chosen, strict=True) for layer in group.layers
-    }
-    return Selection(kept, seconds, searches)
+    whole = {} if layers is not None else {layer: list(range(width(model, layer))) for layer in left}
+    return Selection(whole | _kept(couplings, chosen), seconds, searches, left)
 
 
-METHODS: dict[str, Callable] = {
-    "random": criteria.random,
-    "l1": criteria.nni("L1NormPruner"),
-    "l2": criteria.nni("L2NormPruner"),
-    "fpgm": criteria.nni("FPGMPruner"),
-    "topological": topological,
-    "magnitude": criteria.magnitude,
-    "taylor": criteria.taylor,
-}
+def _choose(model, example_inputs, couplings, counts, method, seed, minimum, target, options):
+    """For each coupling the choices that stay, and the course of each search."""
+    if method in NETWORK_CRITERIA:
+        what, goal = target or ("flops", None)
+        measure = budget.measures(model, example_inputs, couplings, what)
+        goal = measure(counts) if goal is None else _absolute(goal, measure, couplings)
+        scores = NETWORK_CRITERIA[method](model, example_inputs, couplings, **options)
+        least = [budget.remaining(c, 1, 1, minimum) for c in couplings]
+        return budget.by_scores(couplings, scores, least, measure, goal), {}
+    options = dict(options)
+    checkpoints = options.pop("checkpoints", None)
+    generator = np.random.default_rng(seed)
+    if method == "random":
+        return [generator.permutation(c.choices)[:k].tolist() for c, k in zip(couplings, counts, strict=True)], {}
+    clouds = points(model, example_inputs, couplings, options.pop("space", "weights"))
+    chosen, searches = [], {}
+    for index, (coupling, cloud, keep) in enumerate(
+        tqdm(list(zip(couplings, clouds, counts, strict=True)), desc="select", unit="layer", leave=False, disable=None)
+    ):
+        log.info("%s: keep %d of %d", coupling.layers[0], keep, coupling.choices)
+        if method == "topological":
+            checkpoint = None if checkpoints is None else Path(checkpoints) / f"search-{index}.json"
+            result = topological(cloud, keep, seed * 1000 + index, checkpoint=checkpoint, **options)
+            chosen.append(result.kept.tolist())
+            searches[coupling.layers[0]] = result.history
+        elif options.get("engine") == "nni" and keep < len(cloud):
+            chosen.append(criteria.nni(NNI_PRUNERS[method], cloud, keep))
+        else:
+            chosen.append(_best(LAYER_CRITERIA.get(method, method), coupling.layers[0], cloud, keep))
+    return chosen, searches
 
 
-def _make_ready(method: str) -> None:
-    """Import and compile what the first call would wait for, so that times compare methods."""
-    if method in ("l1", "l2", "fpgm"):
-        import nni.compression.pruning  # noqa: F401
-    elif method == "topological":
-        from topoprune.fitness import Fitness, distance_matrix
+def _best(criterion: Callable, layer: str, cloud: np.ndarray, keep: int) -> list[int]:
+    """The choice of a function of the points: scores, of which the largest stay, or the indices that stay."""
+    wants_keep = "keep" in inspect.signature(criterion).parameters
+    answer = np.asarray(criterion(cloud, keep) if wants_keep else criterion(cloud))
+    if wants_keep:
+        chosen = sorted(set(answer.tolist()))
+        if answer.dtype.kind not in "iu" or len(chosen) != keep or not set(chosen) <= set(range(len(cloud))):
+            raise ValueError(
+                f"the criterion must give {keep} different indices below {len(cloud)} for {layer}, got {answer}"
+            )
+        return chosen
+    if answer.shape != (len(cloud),) or not np.isfinite(answer.astype(float)).all():
+        raise ValueError(f"the criterion must give {len(cloud)} finite scores for {layer}, got {answer}")
+    return sorted(np.argsort(-answer.astype(float), kind="stable")[:keep].tolist())
 
-        corners = distance_matrix(np.eye(6))
-        Fitness(corners)(np.array([[0, 1, 2, 3]]))
+
+def _kept(couplings: Sequence[Coupling], chosen: Sequence[Sequence[int]]) -> Kept:
+    kept: dict[str, set[int]] = {}
+    for coupling, choice in zip(couplings, chosen, strict=True):
+        gone = np.setdiff1d(np.arange(coupling.choices), choice)
+        for layer in coupling.layers:
+            kept.setdefault(layer, set(range(coupling.sizes[layer]))).difference_update(coupling.filters(layer, gone))
+    return {layer: sorted(filters) for layer, filters in kept.items()}
 
 
-def _check_options(method: str, options: dict) -> None:
-    named = inspect.signature(METHODS[method]).parameters.values()
-    known = {p.name for p in named if p.kind is p.KEYWORD_ONLY}
-    if any(p.kind is p.VAR_KEYWORD for p in named):
-        from topoprune.genetic import Search
+def _shaped(couplings: Sequence[Coupling], round_to: int, minimum: int, counts: Sequence[int]) -> list[int]:
+    return [budget.remaining(c, count, round_to, minimum) for c, count in zip(couplings, counts, strict=True)]
 
-        known |= {field.name for field in fields(Search)}
+
+def _target(flops, parameters, latency_ms) -> tuple[str, float | int] | None:
+    given = {"flops": flops, "parameters": parameters, "latency_ms": latency_ms}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if len(wanted) > 1:
+        raise ValueError(f"one target at a time, got {' and '.join(wanted)}")
+    for name, value in wanted.items():
+        if value <= 0:
+            raise ValueError(f"{name} must be above 0, got {value}: it is what should remain")
+    return next(iter(wanted.items()), None)
+
+
+def _absolute(goal: float | int, measure: Callable, couplings: Sequence[Coupling], share: bool = True) -> float | int:
+    return goal * measure([c.choices for c in couplings]) if share and goal <= 1 else goal
+
+
+def _counts_for(model, example_inputs, couplings, shape, what: str, goal: float | int) -> list[int]:
+    measure = budget.measures(model, example_inputs, couplings, what)
+    goal = _absolute(goal, measure, couplings, share=what != "latency_ms")
+    if measure(shape([1] * len(couplings))) > 1.01 * goal:
+        raise ValueError(f"{what} cannot fall to {goal:g}: with the fewest filters allowed it is still above it")
+    return budget.towards(couplings, shape, measure, goal)
+
+
+def _without_ignored(
+    couplings: list[Coupling], model: nn.Module, ignore: Iterable[str | nn.Module | type]
+) -> tuple[list[Coupling], dict[str, str]]:
+    """The couplings that no ignored layer belongs to, and why the others stay whole."""
+    names = {name: module for name, module in model.named_modules()}
+    ignored: set[str] = set()
+    for one in [ignore] if isinstance(ignore, (str, nn.Module, type)) else ignore:
+        if isinstance(one, str):
+            found = {name for name in names if fnmatchcase(name, one) or name.startswith(f"{one}.")}
+        elif isinstance(one, type):
+            found = {name for name, module in names.items() if isinstance(module, one)}
+        else:
+            inside = set(one.modules())
+            found = {name for name, module in names.items() if module in inside}
+        if not found:
+            raise ValueError(f"ignore names {one!r}, which is not in {type(model).__name__}: see its named_modules()")
+        ignored |= found
+    stay = [c for c in couplings if not ignored.isdisjoint(c.layers)]
+    return [c for c in couplings if c not in stay], {layer: "it is ignored" for c in stay for layer in c.layers}
+
+
+def _warn(left: dict[str, str], ignored: dict[str, str]) -> None:
+    """Say what is left whole, but for the network's own outputs."""
+    told = {k: v for k, v in left.items() if k not in ignored and "an output of the network" not in v}
+    if told:
+        some = "; ".join(f"{layer} because {reason}" for layer, reason in list(told.items())[:3])
+        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        warnings.warn(f"left whole: {some}{more}", PruningWarning, stacklevel=4)
+
+
+def _check(method: str | Callable, round_to: int, minimum: int, options: dict) -> None:
+    if not callable(method) and method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}, or pass a function")
+    for name, value in (("round_to", round_to), ("minimum", minimum)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}: it counts filters")
+    known = _options_of(method)
     if unknown := sorted(options.keys() - known):
         raise ValueError(
             f"unknown option {', '.join(unknown)} of method {method!r}: it takes {', '.join(sorted(known)) or 'none'}"
         )
 
 
-def _remaining(filters: int, ratio: float, round_to: int) -> int:
-    kept = filters - int(filters * ratio)
-    return min(filters, math.ceil(kept / round_to) * round_to)
+def _options_of(method: str | Callable) -> set[str]:
+    if method == "topological":
+        own = {p.name for p in inspect.signature(topological).parameters.values() if p.kind is p.KEYWORD_ONLY}
+        return own - {"checkpoint"} | {"space", "checkpoints"} | {setting.name for setting in fields(Search)}
+    if method in NETWORK_CRITERIA:
+        signature = inspect.signature(NETWORK_CRITERIA[method])
+        return {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    return {"random": set(), "l1": {"engine"}, "l2": {"engine"}, "fpgm": {"engine"}}.get(method, {"space"})

@@ -1,156 +1,156 @@
-"""Filters as points, and the topological search layer by layer."""
+"""Filters as points, and the subset of each layer whose persistence diagrams stay closest to the layer's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor, nn
 
-from topoprune.network import Coupling, folded_norm
+from topoprune import genetic
+from topoprune.fitness import Fitness, distance_matrix
+from topoprune.network import LAYERS, Coupling, evaluating, run, structure
 
 ACTIVATION_SIDE = 4
-"""Activations are averaged to at most this many rows and columns for each image."""
+"""Activations are averaged to at most this many positions along each axis of an image."""
 
 
 def topological(
-    model,
-    example_inputs,
-    groups: list[Coupling],
-    remaining: list[int],
-    seed: int,
+    points: Float[np.ndarray, "n d"],
+    keep: int,
+    seed: int = 0,
     *,
-    space: str = "weights",
     metric: str = "euclidean",
     pointed: bool = False,
     dimensions: Sequence[int] = (0, 1),
     distance: str = "wasserstein",
     search: str = "genetic",
     engine: str = "fast",
-    device: str | None = None,
-    checkpoints: Path | None = None,
+    checkpoint: Path | str | None = None,
     **budget,
-):
-    """Search, layer by layer, the subset whose persistence diagrams are closest to the layer's.
+) -> genetic.Result:
+    """Search the subset of points whose persistence diagrams are closest to those of all points.
 
     Args:
-        space: what a filter's point is, see `points`.
+        points: one row for each choice of a coupling, see `points`.
+        keep: number of points to keep.
+        seed: of the search.
         metric: "euclidean", "cosine" or "correlation".
         pointed: add the zero filter, which is always kept.
         dimensions: of homology.
-        distance: between diagrams: "wasserstein", "bottleneck", "landscape", "betti", "entropy".
-        search: "genetic", or a rival with the same budget: "random", "greedy", "farthest".
+        distance: between diagrams: "wasserstein", "bottleneck", "landscape", "betti" or "entropy".
+        search: "genetic", or a rival with the same budget: "random", "greedy" or "farthest".
         engine: "fast" or "reference" (giotto-tda), equal in value.
-        device: "cuda" computes the trees of dimension 0 there, see `Fitness`.
-        checkpoints: folder in which each layer's search is saved at a generation's end.
-        **budget: fields of `genetic.Search` (population, generations, ...).
-    """
-    from topoprune import genetic
-    from topoprune.fitness import Fitness, distance_matrix
+        checkpoint: file in which the search is saved at the end of each generation.
+        **budget: fields of `genetic.Search`, such as population and generations.
 
+    Raises:
+        ValueError: an unknown option.
+
+    Example:
+        >>> cloud = np.random.default_rng(0).normal(size=(12, 4))
+        >>> len(topological(cloud, 6, population=8, generations=2).kept)
+        6
+    """
     if search not in genetic.SEARCHES:
         raise ValueError(f"unknown search {search!r}: choose from {', '.join(genetic.SEARCHES)}")
-    settings = genetic.Search(**budget)
-    chosen, histories = [], {}
-    clouds = points(model, example_inputs, groups, space)
-    for index, (group, cloud, kept) in enumerate(zip(groups, clouds, remaining, strict=True)):
-        delta = distance_matrix(cloud, metric, pointed)
-        fitness = Fitness(delta, tuple(dimensions), distance, pointed, engine, device)
-        result = genetic.SEARCHES[search](
-            group.choices,
-            kept,
-            fitness,
-            settings,
-            seed=seed * 1000 + index,
-            checkpoint=checkpoints / f"search-{index}.json" if checkpoints else None,
-            delta=delta,
-        )
-        chosen.append(result.kept.tolist())
-        histories[group.layers[0]] = result.history
-    return chosen, histories
+    delta = distance_matrix(points, metric, pointed)
+    fitness = Fitness(delta, tuple(dimensions), distance, pointed, engine)
+    path = None if checkpoint is None else Path(checkpoint)
+    return genetic.SEARCHES[search](len(points), keep, fitness, genetic.Search(**budget), seed, path, delta)
 
 
 def points(
-    model: nn.Module, example_inputs: torch.Tensor, groups: list[Coupling], space: str = "weights"
+    model: nn.Module, example_inputs: Any, couplings: list[Coupling], space: str = "weights"
 ) -> list[Float[np.ndarray, "n d"]]:
     """The filters of each coupling as points.
 
     Args:
-        space: "weights" (flattened filters), "folded" (each times gamma/sigma of the BatchNorm that
-            follows it) or "activations" (the channel's outputs on
-            `example_inputs`, before the nonlinearity).
+        model, example_inputs: as for `topoprune.couplings`.
+        couplings: of that network.
+        space: "weights" (flattened filters), "folded" (each times gamma / sigma of the BatchNorm that reads it) or
+            "activations" (outputs on the example inputs, after that BatchNorm, before the nonlinearity).
 
     Returns:
-        For each coupling (n, d) float32, n its `choices`; coupled layers (and the blocks of a
-        grouped convolution) side by side in d.
+        For each coupling (n, d) float32, n its `choices`; all filters that go with a choice lie side by side in d.
 
     Raises:
-        ValueError: unknown space, or values that are not finite.
+        ValueError: an unknown space, or values that are not finite.
     """
     if space not in SPACES:
         raise ValueError(f"unknown space {space!r}: choose from {', '.join(SPACES)}")
     rows = SPACES[space](model, example_inputs)
     clouds = []
-    for group in groups:
-        parts = [
-            rows[layer].reshape(group.blocks, group.choices, -1).transpose(0, 1).flatten(1) for layer in group.layers
-        ]
+    for coupling in couplings:
+        parts = [rows[layer][torch.as_tensor(own)].flatten(1) for layer, own in coupling.members.items()]
         cloud = torch.cat(parts, dim=1).float().cpu().numpy()
         if not np.isfinite(cloud).all():
             raise ValueError(
-                f"{group.layers[0]} has values that are NaN or infinite: the model is "
-                "damaged or diverged in training; load a sound checkpoint"
+                f"{coupling.layers[0]} has values that are NaN or infinite: the model is damaged or diverged in "
+                "training; load a sound checkpoint"
             )
         clouds.append(cloud)
     return clouds
 
 
-def _weights(model: nn.Module, example_inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {
-        name: module.weight.detach().flatten(1)
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
-    }
+def _weights(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
+    """Layer -> (filters, weights of each)."""
+    return {name: _filters(module) for name, module in model.named_modules() if isinstance(module, LAYERS)}
 
 
-def _folded(model: nn.Module, example_inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    rows = _weights(model, example_inputs)
-    for layer, norm in folded_norm(model, example_inputs).items():
-        scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-        rows[layer] = rows[layer] * scale[:, None]
+def _filters(layer: nn.Module) -> Tensor:
+    weight = layer.weight.detach()
+    if not getattr(layer, "transposed", False):
+        return weight.flatten(1)
+    blocks = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2)  # (groups, filters of a group, inputs, ...)
+    return blocks.flatten(0, 1).flatten(1)
+
+
+def _folded(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
+    rows, modules = _weights(model, example_inputs), dict(model.named_modules())
+    for layer, name in structure(model, example_inputs, LAYERS, check=False).norms.items():
+        norm = modules[name]
+        if norm.running_var is not None:
+            rows[layer] = rows[layer] / (norm.running_var + norm.eps).sqrt()[:, None]
+        if norm.weight is not None:
+            rows[layer] = rows[layer] * norm.weight.detach()[:, None]
     return rows
 
 
-def _activations(model: nn.Module, example_inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Layer -> (filters, images x positions) outputs, after the BatchNorm where one follows."""
-    watched = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
-    watched |= folded_norm(model, example_inputs)
-    rows = {}
-
-    def keep(name):
-        def hook(module, inputs, output):
-            if isinstance(module, nn.Linear):  # channels come last
-                output = output.flatten(0, -2)
-            else:
-                side = [min(ACTIVATION_SIDE, length) for length in output.shape[2:]]
-                output = F.adaptive_avg_pool2d(output, side)
-            rows[name] = output.detach().transpose(0, 1).flatten(1) / len(output) ** 0.5
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in watched.items()]
-    training = model.training
-    model.eval()
+def _activations(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
+    """Layer -> (filters, images x positions), divided by the square root of the number of images."""
+    watched = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    modules = dict(model.named_modules())
+    norms = structure(model, example_inputs, LAYERS, check=False).norms
+    watched |= {layer: modules[norm] for layer, norm in norms.items()}
+    rows: dict[str, Tensor] = {}
+    hooks = [module.register_forward_hook(_keep_output(rows, name)) for name, module in watched.items()]
     try:
-        with torch.no_grad():
-            model(example_inputs)
+        with evaluating(model), torch.no_grad():
+            run(model, example_inputs)
     finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()
     return rows
 
 
-SPACES = {"weights": _weights, "folded": _folded, "activations": _activations}
+def _keep_output(rows: dict[str, Tensor], name: str) -> Callable:
+    def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        if isinstance(module, nn.Linear):  # channels come last
+            output = output.flatten(0, -2)
+        elif output.ndim > 2:
+            pool = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}[output.ndim]
+            output = pool(output, [min(ACTIVATION_SIDE, length) for length in output.shape[2:]])
+        rows[name] = output.detach().transpose(0, 1).flatten(1) / len(output) ** 0.5
+
+    return hook
+
+
+SPACES: dict[str, Callable[[nn.Module, Any], dict[str, Tensor]]] = {
+    "weights": _weights,
+    "folded": _folded,
+    "activations": _activations,
+}

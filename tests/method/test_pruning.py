@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from topoprune.__main__ import main
+from topoprune.storage import prune_file
 
 
 @pytest.mark.parametrize(
@@ -16,8 +17,8 @@ from topoprune.__main__ import main
         (["prune", "nonsense"], "neither a .safetensors file nor a torchvision model"),
         (["prune", "missing.safetensors"], "missing.safetensors does not exist"),
         (["prune", "resnet18", "--weights", "none", "--ratio", "1"], "ratio must lie in [0, 1)"),
-        (["prune", "resnet18", "--weights", "IMAGENET"], "the weights IMAGENET of resnet18 are not to"),
-        (["prune", "resnet18", "--weights", "x.safetensors"], "the weights x.safetensors of resnet18"),
+        (["prune", "resnet18", "--weights", "IMAGENET"], "could not load the weights IMAGENET of resnet18"),
+        (["prune", "resnet18", "--weights", "x.safetensors"], "could not load the weights x.safetensors of resnet18"),
     ],
 )
 def test_the_command_line_answers_a_mistake_in_one_line(arguments, message, capsys):
@@ -88,3 +89,21 @@ def test_help_does_not_import_torch():
         [sys.executable, "-X", "importtime", "-m", "topoprune", "--help"], capture_output=True, text=True, check=True
     )
     assert "run" in done.stdout and " torch" not in done.stderr
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path, monkeypatch):
+    """torchvision's cache, whose files it does not check again."""
+
+    class Hostile:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save({"fc.weight": Hostile()}, weights)
+    with pytest.raises(ValueError, match="could not load the weights DEFAULT of resnet18"):
+        prune_file("resnet18", tmp_path / "small.safetensors", "l1")
+    assert not (tmp_path / "ran").exists()
+    torch.load(weights, weights_only=False)
+    assert (tmp_path / "ran").exists()  # as it would have

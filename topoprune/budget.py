@@ -1,0 +1,177 @@
+"""How many filters stay: a ratio for every layer or for some, or a target of FLOPs, parameters or latency."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map_only
+
+from topoprune import network
+from topoprune.network import Coupling
+
+TARGETS = ("flops", "parameters", "latency_ms")
+
+Chosen = list[list[int]]
+"""For each coupling the positions of the choices that stay."""
+
+
+def ratios_of(couplings: Sequence[Coupling], ratio: float | int | Mapping[str, float | int]) -> list[float | int]:
+    """The share of choices to remove from each coupling.
+
+    Args:
+        couplings: of the network.
+        ratio: one for all, or pattern -> ratio; "layer1.*" matches as in a shell, and a layer that no pattern
+            matches stays whole. The first pattern that matches counts; of coupled layers the smallest ratio.
+
+    Raises:
+        ValueError: a ratio outside [0, 1), or a pattern that matches no layer that can be pruned.
+    """
+    rules = _rules(ratio)
+    for value in rules.values():
+        if not 0 <= value < 1:
+            raise ValueError(f"ratio must lie in [0, 1), got {value}: every layer keeps at least one filter")
+    layers = [layer for coupling in couplings for layer in coupling.layers]
+    for pattern in rules:
+        if layers and not any(fnmatchcase(layer, pattern) for layer in layers):
+            raise ValueError(f"ratio names {pattern!r}, which no prunable layer matches: they are {', '.join(layers)}")
+    return [min(ratio_of(layer, ratio) for layer in coupling.layers) for coupling in couplings]
+
+
+def ratio_of(layer: str, ratio: float | int | Mapping[str, float | int]) -> float | int:
+    """The ratio of one layer."""
+    return next((value for pattern, value in _rules(ratio).items() if fnmatchcase(layer, pattern)), 0.0)
+
+
+def _rules(ratio: float | int | Mapping[str, float | int]) -> dict[str, float | int]:
+    return {"*": ratio} if isinstance(ratio, (int, float)) else dict(ratio)
+
+
+def absolute_target(name: str, value: float | int, whole: network.Cost) -> float | int:
+    """A target as a number: up to 1 it is a share, but for a latency.
+
+    Raises:
+        ValueError: a target that is not above 0.
+    """
+    if value <= 0:
+        raise ValueError(f"{name} must be above 0, got {value}: it is what should remain")
+    return value * getattr(whole, name) if value <= 1 and name != "latency_ms" else value
+
+
+def remaining(coupling: Coupling, count: int, round_to: int = 1, minimum: int = 1) -> int:
+    """How many choices stay if `count` should: the layer's filters are at least `minimum`, a multiple of `round_to`.
+
+    A layer with fewer filters than that stays whole.
+    """
+    width = next(iter(coupling.members.values())).shape[1]  # filters of the first layer that go with one choice
+    step = round_to // math.gcd(round_to, width)
+    count = max(count, math.ceil(minimum / width), 1)
+    return min(coupling.choices, math.ceil(count / step) * step)
+
+
+def uniform(couplings: Sequence[Coupling], ratios: Sequence[float | int]) -> list[int]:
+    """`n - int(n * ratio)` of the n choices of each coupling, as in NNI."""
+    return [c.choices - int(c.choices * ratio) for c, ratio in zip(couplings, ratios, strict=True)]
+
+
+def towards(
+    couplings: Sequence[Coupling], shape: Callable[[list[int]], list[int]], measure: Callable, goal: float | int
+):
+    """The counts along the rising uniform ratio at which a measure is nearest to its goal.
+
+    Args:
+        couplings: of the network; every step takes one choice of one coupling.
+        shape: rounds counts.
+        measure: of counts; it falls as they do.
+        goal: wanted value.
+    """
+    steps = sorted((j / c.choices, i) for i, c in enumerate(couplings) for j in range(1, c.choices))
+
+    def counts(removals: int) -> list[int]:
+        gone = np.bincount([i for _, i in steps[:removals]], minlength=len(couplings))
+        return shape([c.choices - int(n) for c, n in zip(couplings, gone, strict=True)])
+
+    enough = bisect_left(range(len(steps) + 1), -goal, key=lambda m: -measure(counts(m)))
+    near = [counts(m) for m in {max(enough - 1, 0), min(enough, len(steps))}]
+    return min(near, key=lambda count: abs(measure(count) - goal))
+
+
+def by_scores(
+    couplings: Sequence[Coupling],
+    scores: Sequence[torch.Tensor],
+    least: Sequence[int],
+    measure: Callable[[Chosen], float],
+    goal: float | int,
+) -> Chosen:
+    """Remove the least important filters, wherever they are, until a measure reaches its goal.
+
+    A filter that would overshoot the goal is passed over, and smaller ones follow. Every coupling keeps its `least`
+    most important choices.
+    """
+    ranked = [score.argsort(descending=True, stable=True).tolist() for score in scores]
+    order = sorted(
+        (score[i].item(), layer, i) for layer, score in enumerate(scores) for i in ranked[layer][least[layer] :]
+    )
+
+    def kept(gone: Iterable[tuple]) -> Chosen:
+        away: list[set[int]] = [set() for _ in couplings]
+        for _, layer, i in gone:
+            away[layer].add(i)
+        return [sorted(set(best) - lost) for best, lost in zip(ranked, away, strict=True)]
+
+    enough = bisect_left(range(len(order) + 1), -goal, key=lambda m: -measure(kept(order[:m])))
+    gone = order[: max(enough - 1, 0)]  # the last state that does not fall below the goal
+    best, gap = kept(gone), measure(kept(gone)) - goal
+    saved: dict[int, float] = {}
+    for step in order[len(gone) :]:
+        if gap <= 0.001 * goal:
+            break
+        if saved.get(step[1], 0.0) > 2 * gap:  # further from the goal below it than now above it
+            continue
+        after = measure(kept([*gone, step])) - goal
+        saved[step[1]] = gap - after
+        if abs(after) < gap:
+            gone, best, gap, saved = [*gone, step], kept([*gone, step]), after, {}
+    return best
+
+
+def measures(
+    model: nn.Module, example_inputs: Any, couplings: Sequence[Coupling], what: str
+) -> Callable[[Chosen | list[int]], int | float]:
+    """A function that gives "flops", "parameters" or "latency_ms" of the network with some choices kept.
+
+    FLOPs and parameters are counted on the "meta" device, where nothing is computed.
+    """
+    outline, inputs = model, example_inputs
+    if what != "latency_ms":
+        outline, inputs = _outline(model, example_inputs)
+
+    def measure(kept: Chosen | list[int]) -> int | float:
+        chosen = [list(range(k)) if isinstance(k, int) else k for k in kept]
+        removed = {
+            c: np.setdiff1d(np.arange(c.choices), stays)
+            for c, stays in zip(couplings, chosen, strict=True)
+            if len(stays) < c.choices
+        }
+        small = network.without(outline, removed)
+        if what == "parameters":
+            return sum(parameter.numel() for parameter in small.parameters())
+        return network.flops(small, inputs) if what == "flops" else network.latency_ms(small, inputs)
+
+    return measure
+
+
+def _outline(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
+    """The network and one input without values, where it runs so."""
+    one = network.first_inputs(example_inputs, 1)
+    outline = network.copied(model).to("meta")
+    shapes = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), one)
+    try:
+        network.flops(outline, shapes)
+    except ValueError:
+        return model, one
+    return outline, shapes

@@ -1,0 +1,267 @@
+"""Save networks to files, load them, and prune from a file or a torchvision name to a file."""
+
+import contextlib
+import inspect
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from topoprune import files
+from topoprune.models import build
+from topoprune.network import Kept, remove
+from topoprune.pruning import Pruned, prune
+
+BATCH = 32
+"""Inputs of the example batch."""
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of the colours, by which torchvision's networks expect images to be normalised."""
+
+
+def save(
+    model: nn.Module, path: Path | str, source: dict | None = None, kept: Kept | None = None, example_inputs: Any = None
+) -> None:
+    """Write the weights of a network with what `load` needs to build it again.
+
+    Args:
+        model: the network, pruned or not.
+        path: the file, as safetensors.
+        source: how to build the network before pruning: {"architecture", "classes", "width"} for `build`, or
+            {"torchvision": name}. Without it `load` wants the network itself.
+        kept: of a pruned network the kept filters, as in `Pruned.kept`.
+        example_inputs: with `kept`, the inputs that the network was pruned with; their shapes are stored.
+
+    Raises:
+        ValueError: `kept` without example inputs.
+        files.FileError: the file cannot be written.
+    """
+    if kept is not None and example_inputs is None:
+        raise ValueError("save needs example_inputs beside kept: load prunes a fresh network on inputs of their shape")
+    about = dict(source or {})
+    if kept is not None:
+        about |= {"kept": kept, "inputs": _described(example_inputs)}
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    files.write_tensors(Path(path), tensors, {"source": about})
+
+
+def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
+    """The network in a file that `save`, `prune_file` or a dense training of the study wrote.
+
+    Args:
+        path: the file.
+        model: the network before pruning, with any weights, if the file does not say how to build it. It is
+            untouched.
+
+    Raises:
+        ValueError: the file does not say how to build its network, or `model` is another one.
+        files.FileError: no such file, or a damaged one.
+    """
+    return _stored(Path(path), model)[0]
+
+
+def prune_file(
+    model: str,
+    output: Path | str,
+    method: str = "topological",
+    ratio: Any = 0.5,
+    seed: int = 0,
+    weights: str = "DEFAULT",
+    shape: list[int] | None = None,
+    classes: int | None = None,
+    images: Path | str | None = None,
+    device: str = "cpu",
+    **options,
+) -> tuple[Pruned, dict]:
+    """Prune a stored or a torchvision network, and write the result with a report beside it.
+
+    Args:
+        model: a file that `load` reads, or the name of a torchvision network.
+        output: the smaller network, a .safetensors file; the report has the suffix .json.
+        method, ratio, seed: as for `select`.
+        weights: of a torchvision network: "DEFAULT" (torchvision downloads them), "none" (random), or a safetensors
+            state dict.
+        shape: (channels, height, width) of an input; by default that of the file, else (3, 224, 224).
+        classes: number of classes of a torchvision network, if not its usual one.
+        images: folder of images, or a safetensors file with one tensor (n, channels, height, width), for methods
+            that judge by what the network computes.
+        device: where the network runs while it is judged and timed.
+        **options: of `prune`.
+
+    Returns:
+        The result, and the report: costs before and after, kept filters of each layer, seconds.
+
+    Raises:
+        ValueError, files.FileError: with the cause and the cure.
+    """
+    output = Path(output)
+    if output.suffix != ".safetensors":
+        raise ValueError(f"output must end in .safetensors, got {output}: the report takes the same name with .json")
+    if output.resolve() == Path(model).resolve():
+        raise ValueError(f"output would replace its own input {output}: name another file")
+    if images is None and (method == "taylor" or options.get("space") == "activations"):
+        raise ValueError("this choice depends on what the network computes: give images, a folder or a tensor file")
+    if Path(model).suffix == ".safetensors":
+        network, source = _stored(Path(model))
+    else:
+        network, source = _torchvision(model, weights, classes)
+    known = [3, 32, 32] if "architecture" in source else [3, 224, 224]
+    shape = list(shape or (source.get("inputs") or {}).get("shape", [0, *known])[1:])
+    example = _images(images, shape) if images else torch.randn(BATCH, *shape, generator=_generator())
+    network, example = network.to(device).eval(), example.to(device)
+    result = prune(network, example, method, ratio, seed, **options)
+    report = {
+        "model": model,
+        "method": method,
+        "ratio": ratio,
+        "seed": seed,
+        "shape": shape,
+        **{name: str(value) if isinstance(value, (Path, type)) else value for name, value in options.items()},
+        "selection_seconds": result.seconds,
+        "before": asdict(result.before),
+        "after": asdict(result.after),
+        "kept": result.kept,
+        "left_whole": result.left_whole,
+    }
+    if result.model is not None:
+        before = source.pop("kept", {})
+        kept = {
+            layer: [before[layer][i] for i in own] if layer in before else own for layer, own in result.kept.items()
+        }
+        save(result.model, output, source, {**before, **kept}, example[:2])
+        files.write(output.with_suffix(".json"), json.dumps(report, indent=2).encode())
+    return result, report
+
+
+def _stored(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, dict]:
+    """The network of a file, and how it is built."""
+    tensors, metadata = files.read_tensors(path)
+    source = dict(metadata.get("source") or {})
+    if model is not None:
+        network = model
+    elif "torchvision" in source:
+        network = _built(source["torchvision"], source.get("classes"), **source.get("options", {}))
+    elif "architecture" in source:
+        network = build(source["architecture"], source["classes"], source["width"])
+    else:
+        raise ValueError(f"{path} does not say which network it holds: pass it, as load(path, model=MyNetwork())")
+    if "shape" in source:  # files of version 0.1
+        source["inputs"] = {"shape": [2, *source.pop("shape")], "type": "float32"}
+    if "kept" in source:
+        network = remove(network.eval(), _made_from(source["inputs"]), source["kept"], check=False)
+    weights = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds another network than {type(network).__name__}: {error}") from error
+    return network, source
+
+
+def _torchvision(name: str, weights: str, classes: int | None) -> tuple[nn.Module, dict]:
+    from torchvision.models import list_models
+
+    if name not in list_models():
+        raise ValueError(
+            f"{name!r} is neither a .safetensors file nor a torchvision model: see torchvision.models.list_models()"
+        )
+    try:
+        if weights == "none":
+            model = _built(name, classes)
+        elif Path(weights).suffix == ".safetensors":
+            model = _built(name, classes)
+            model.load_state_dict(load_file(weights))
+        else:
+            with _no_pickle():
+                model = _built(name, classes, weights=weights)
+    except (OSError, pickle.UnpicklingError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"could not load the weights {weights} of {name} ({error!r}): download them where there is a network, "
+            "pass a .safetensors state dict with --weights, or --weights none"
+        ) from error
+    # What the constructor sets by itself where it is given weights.
+    options = {key: getattr(model, key) for key in ("transform_input", "aux_logits") if hasattr(model, key)}
+    source = {"torchvision": name, "options": options} | ({"classes": classes} if classes else {})
+    return model, source
+
+
+def _built(name: str, classes: int | None, weights: str | None = None, **options) -> nn.Module:
+    """A torchvision network; nothing is downloaded unless weights are named."""
+    from torchvision.models import get_model, get_model_builder
+
+    takes = inspect.signature(inspect.unwrap(get_model_builder(name))).parameters
+    if "weights_backbone" in takes and weights is None:
+        options["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3") and weights is None:
+        options["init_weights"] = False  # slow, and warns
+    return get_model(name, weights=weights, **options, **({"num_classes": classes} if classes else {}))
+
+
+@contextlib.contextmanager
+def _no_pickle() -> Iterator[None]:
+    """torchvision lets torch.load run code of a file of weights, and checks the hash of new downloads alone."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _images(source: Path | str, shape: list[int]) -> Tensor:
+    """(n, channels, height, width) normalised images of a folder, or the tensor of a file; n is at most `BATCH`."""
+    source = Path(source)
+    if source.suffix == ".safetensors":
+        tensors = [*load_file(source).values()]
+        if len(tensors) != 1 or list(tensors[0].shape[1:]) != shape:
+            raise ValueError(f"{source} must hold one tensor of shape (n, {', '.join(map(str, shape))})")
+        return tensors[0][:BATCH].float()
+    from PIL import Image
+    from torchvision.transforms.v2 import functional as transforms
+
+    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in Image.registered_extensions())[:BATCH]
+    if not paths:
+        raise ValueError(f"{source} holds no images: name a folder of image files, or a .safetensors tensor")
+    mode = "L" if shape[0] == 1 else "RGB"
+    loaded = [transforms.pil_to_tensor(Image.open(path).convert(mode)) for path in paths]
+    sized = [
+        transforms.center_crop(transforms.resize(image, min(shape[1:]), antialias=True), shape[1:]) for image in loaded
+    ]
+    batch = torch.stack(sized).float() / 255
+    return transforms.normalize(batch, *IMAGENET) if shape[0] == 3 else batch
+
+
+def _described(inputs: Any) -> Any:
+    """Shapes and types of inputs, as JSON values."""
+    if isinstance(inputs, Tensor):
+        return {"shape": list(inputs.shape), "type": str(inputs.dtype).removeprefix("torch.")}
+    if isinstance(inputs, dict):
+        return {"named": {name: _described(value) for name, value in inputs.items()}}
+    return [_described(value) for value in inputs]
+
+
+def _made_from(described: Any) -> Any:
+    """Inputs of the described shapes."""
+    if isinstance(described, list):
+        return tuple(_made_from(value) for value in described)
+    if "named" in described:
+        return {name: _made_from(value) for name, value in described["named"].items()}
+    dtype = getattr(torch, described["type"])
+    if dtype.is_floating_point:
+        return torch.randn(described["shape"], generator=_generator()).to(dtype)
+    return torch.zeros(described["shape"], dtype=dtype)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
