@@ -19,6 +19,9 @@ LEVEL = 0.05
 NO_SPREAD = 1e-9
 """Values or residuals that differ by less than this are equal."""
 
+PUBLISHED_THREADS = 2
+"""Threads with which mixed models are fitted on every machine: those of the published edition."""
+
 EQUIVALENCE_TESTS = ("p equivalent", "p not inferior", "p worse")
 """The p-values that `equivalence` returns."""
 
@@ -215,11 +218,16 @@ def error_on_other_networks(formula: str, frame: pd.DataFrame) -> float:
 
 
 def _mixed_fit(formula: str, frame: pd.DataFrame, name: str):
-    """Fit of the mixed model; None if it fails, does not converge, or gives the term no standard error."""
+    """Fit of the mixed model; None if it fails, does not converge, or gives the term no standard error.
+
+    Whether a fit converges can hang on the rounding of matrix products, hence on their number of threads.
+    """
     import statsmodels.formula.api as smf
+    from threadpoolctl import threadpool_limits
 
     try:
-        fit = smf.mixedlm(formula, frame, groups=frame["seed"]).fit()
+        with threadpool_limits(PUBLISHED_THREADS, "blas"):
+            fit = smf.mixedlm(formula, frame, groups=frame["seed"]).fit()
     except np.linalg.LinAlgError:
         return None
     return fit if fit.converged and np.isfinite(fit.bse[name]) and fit.bse[name] > 0 else None
