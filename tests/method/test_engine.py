@@ -129,8 +129,8 @@ from topoprune._engine.memory import keep_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        torch.ones(64 * 2**20, dtype=torch.uint8)
+    for _ in range(4):
+        torch.ones(16 * 2**20, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 usual = faults()

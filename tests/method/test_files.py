@@ -43,6 +43,7 @@ def test_tensors_that_share_memory_come_back(tmp_path):
     assert equal(files.read_tensors(tmp_path / "x.safetensors")[0], tied)
 
 
+@settings(max_examples=40, deadline=None)
 @given(value=JSON, identity=JSON.filter(lambda value: value is not None))
 def test_json_comes_back(tmp_path_factory, value, identity):
     file = tmp_path_factory.mktemp("json") / "x.json"
