@@ -1,63 +1,62 @@
-"""Vietoris-Rips persistence of subsets of a finite metric space, compiled for the CPU.
+"""Vietoris-Rips persistence of subsets of a metric space, and distances of diagrams, compiled for the CPU.
 
-The layer's distances are sorted once (`sorted_edges`); every subset is then read through
-its indices, so that a population costs no copies. The kernels release the interpreter's
-lock: `in_threads` runs them over a population on all cores.
+A layer's distances are sorted once. A subset is read through its indices, so a population costs no copies. The kernels
+release the interpreter's lock: `in_threads` runs them on all cores.
 """
 
+import inspect
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, no_type_check
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int32
 from numba import njit
 
-
-class Edges(NamedTuple):
-    """All m = n (n - 1) / 2 edges of a metric space, shortest first."""
-
-    first: Int[np.ndarray, " m"]
-    second: Int[np.ndarray, " m"]
-    length: Float32[np.ndarray, " m"]
+SMALL = 1e-3  # a distance below this share of the longest bar is computed again without that bar's rounding errors
 
 
-def sorted_edges(delta: Float32[np.ndarray, "n n"]) -> Edges:
-    """Edges of a distance matrix in the order of the Vietoris-Rips filtration; ties by index."""
+def sorted_edges(
+    delta: Float32[np.ndarray, "n n"],
+) -> tuple[Int32[np.ndarray, " m"], Int32[np.ndarray, " m"], Float32[np.ndarray, " m"]]:
+    """Ends and lengths of all m = n (n - 1) / 2 edges, shortest first; ties in the order of indices."""
     first, second = np.triu_indices(len(delta), 1)
     length = delta[first, second]
     order = np.argsort(length, kind="stable")
-    return Edges(first[order].astype(np.int32), second[order].astype(np.int32), length[order])
+    return first[order].astype(np.int32), second[order].astype(np.int32), length[order]
 
 
 def in_threads(work: Callable[[slice], None], size: int) -> None:
-    """Call `work` on slices that cover range(size), on as many threads as there are cores.
-
-    OMP_NUM_THREADS, where it is set, is the limit, as for the libraries beneath.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = min(cores, int(os.environ.get("OMP_NUM_THREADS", cores)))
-    step = max(1, size // (4 * cores))  # four parts a core even out unequal individuals
+    """Call `work` on slices that cover range(size), on as many threads as `cores` allows."""
+    threads = cores()
+    step = max(1, size // (4 * threads))  # four parts a thread even out unequal individuals
     parts = [slice(start, min(start + step, size)) for start in range(0, size, step)]
-    if cores == 1 or len(parts) == 1:
+    if threads == 1 or len(parts) == 1:
         for part in parts:
             work(part)
         return
-    with ThreadPoolExecutor(cores) as pool:  # a fresh pool costs 0.1 ms and survives a fork
+    with ThreadPoolExecutor(threads) as pool:  # a fresh pool costs 0.1 ms and survives a fork
         list(pool.map(work, parts))
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
-def tree_lengths(delta, members):
-    """Edge lengths (k - 1) of the minimum spanning tree of delta[members][:, members].
+def cores() -> int:
+    """Cores of this process, or the first whole number above 0 in OMP_NUM_THREADS if that is less."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = (text.strip() for text in os.environ.get("OMP_NUM_THREADS", "").split(","))
+    return min(available, next((int(text) for text in limits if text.isdecimal() and int(text) > 0), available))
 
-    Prim's algorithm; reads the submatrix in place.
-    """
+
+def kernel(function):
+    """Compile a function of NumPy arrays. `unwrap` takes off the type checks that the tests put on."""
+    return njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})(inspect.unwrap(function))  # minima are vectorised
+
+
+@kernel
+def tree_bars(delta, members):
+    """Bars of the subset `members` in dimension 0, sorted: the edges of its minimum spanning tree (Prim)."""
     rest = members[1:].copy()
-    lengths = np.empty(len(rest), delta.dtype)
     near = np.full(len(rest), np.inf, delta.dtype)
+    lengths = np.empty(len(rest), delta.dtype)
     row = delta[members[0]]
     for size in range(len(rest), 0, -1):
         best = 0
@@ -66,40 +65,39 @@ def tree_lengths(delta, members):
         for j in range(1, size):
             if near[j] < near[best]:
                 best = j
-        lengths[len(rest) - size] = near[best]
+        lengths[size - 1] = near[best]
         row = delta[rest[best]]
         rest[best], near[best] = rest[size - 1], near[size - 1]
-    return lengths
+    bars = np.zeros((len(lengths), 2))
+    bars[:, 1] = np.sort(lengths)
+    return bars
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def rips_bars(first, second, length, members, n):
-    """Bars of the subset `members` in dimensions 0 (deaths) and 1 (births, deaths).
+    """Bars (birth, death) of the subset `members` in dimensions 0 and 1, sorted by death.
 
-    Persistent cohomology over Z/2 (de Silva, Morozov, Vejdemo-Johansson 2011; annotations of
-    Dey, Fan, Wang 2014), one edge uv at a time. Its new triangles are uvw for w in the lune,
-    the common neighbours of u and v so far. An empty lune means that the edge joins two
-    components or starts a class. Otherwise a live cocycle alpha extends over the triangles if
-    and only if alpha(uw) + alpha(vw) is the same for all w of the lune, and that value is then
-    alpha(uv); of the classes that fail, the youngest dies and is added to the others.
+    Persistent cohomology over Z/2 (de Silva, Morozov, Vejdemo-Johansson 2011; annotations of Dey, Fan, Wang 2014), one
+    edge uv at a time. Its new triangles are uvw for w in the lune, the common neighbours of u and v so far. An empty
+    lune means that the edge joins two components or starts a class. Otherwise a live cocycle alpha extends over the
+    triangles if and only if alpha(uw) + alpha(vw) is the same for all w of the lune, and that value is then alpha(uv).
+    Of the classes that fail, the youngest dies and is added to the others.
 
-    Sets of vertices are rows of bits: near[u] the neighbours of u, alpha[i, u] those w with
-    alpha_i(uw) = 1. Cocycles are sparse: touch[u] are the classes i with a non-empty row
-    alpha[i, u], and an edge looks at no others; rows[i] are those u.
+    Sets of vertices are rows of bits: near[u] are the neighbours of u, alpha[i, u] those w with alpha_i(uw) = 1.
+    Cocycles are sparse: touch[u] are the classes i with a non-empty row alpha[i, u], and an edge looks at no others;
+    rows[i] are those u.
     """
     capacity = len(members) // 2 + 64  # live classes to have room for; the rest starts again
     while True:
-        done, deaths, bars = _sweep(first, second, length, members, n, capacity)
-        if done:
-            return deaths, bars
+        enough, trees, loops = _sweep(first, second, length, members, n, capacity)
+        if enough:
+            return trees, loops
         capacity *= 2
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def _sweep(first, second, length, members, n, capacity):
-    """`rips_bars`, or a refusal if there is no room for `capacity` live classes."""
+    """Whether `capacity` live classes were enough; and if so, the bars."""
     k = len(members)
     words = (k + 63) >> 6
     local = np.full(n, -1, np.int64)
@@ -107,9 +105,8 @@ def _sweep(first, second, length, members, n, capacity):
     near = np.zeros((k, words), np.uint64)
     degree = np.zeros(k, np.int64)
     parent = np.arange(k)
-    deaths = np.empty(max(k - 1, 0), np.float64)
-    bars = np.empty((16 * capacity, 2), np.float64)
-    trees, dead, live = 0, 0, 0
+    trees, joined = np.zeros((k - 1, 2)), 0
+    loops, dead, live = np.empty((16 * capacity, 2)), 0, 0
     slots = np.arange(capacity)  # the first `live` hold the live classes, the others are free
     born = np.empty(capacity, np.int64)  # the edge that started the class
     alpha = np.zeros((capacity, k, words), np.uint64)
@@ -128,11 +125,11 @@ def _sweep(first, second, length, members, n, capacity):
             root, other = _root(parent, u), _root(parent, v)
             if root != other:
                 parent[root] = other
-                deaths[trees] = length[e]
-                trees += 1
+                trees[joined, 1] = length[e]
+                joined += 1
+            elif live == capacity:
+                return False, trees, loops
             else:
-                if live == capacity:
-                    return False, deaths, bars
                 born[slots[live]] = e
                 _set(alpha, rows, touch, u, v, slots[live])
                 live += 1
@@ -144,9 +141,9 @@ def _sweep(first, second, length, members, n, capacity):
                 for c in range(live, before):
                     birth = length[born[slots[c]]]
                     if birth < length[e]:
-                        if dead == len(bars):
-                            return False, deaths, bars
-                        bars[dead, 0], bars[dead, 1] = birth, length[e]
+                        if dead == len(loops):
+                            return False, trees, loops
+                        loops[dead, 0], loops[dead, 1] = birth, length[e]
                         dead += 1
                 set_to_one, failing = _extend(alpha, touch, near, u, v, ones, broken)
             for c in range(set_to_one):
@@ -157,13 +154,12 @@ def _sweep(first, second, length, members, n, capacity):
         degree[v] += 1
         if degree[u] == k - 1 or degree[v] == k - 1:
             break  # a cone: nothing lives, nothing is born any more (the enclosing radius)
-    return True, deaths, bars[:dead].copy()
+    return True, trees, loops[:dead].copy()
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def _extend(alpha, touch, near, u, v, ones, broken):
-    """Collect the classes that are 1 on uv, and those that do not extend; give their numbers."""
+    """Collect the classes that are 1 on uv in `ones`, those that do not extend in `broken`, and count both."""
     set_to_one, failing = 0, 0
     for block in range(touch.shape[1]):
         bits = touch[u, block] | touch[v, block]
@@ -185,16 +181,14 @@ def _extend(alpha, touch, near, u, v, ones, broken):
     return set_to_one, failing
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def _kill(alpha, rows, touch, born, slots, live, lune, u, v, broken):
-    """Let classes die until all extend over the lune; the dead move to slots[result:live]."""
+    """Let classes die until all extend over the lune. Return how many live; the dead follow them in `slots`."""
     witness = 0
     while lune[witness] == 0:
         witness += 1
     low = lune[witness] & (~lune[witness] + np.uint64(1))
-    # defect of a class: the w whose triangle disagrees with the witness's
-    defect = np.empty((len(broken), len(lune)), np.uint64)
+    defect = np.empty((len(broken), len(lune)), np.uint64)  # the w whose triangle disagrees with the witness's
     for c in range(len(broken)):
         x = alpha[broken[c], u] ^ alpha[broken[c], v]
         defect[c] = (~x if x[witness] & low else x) & lune
@@ -221,8 +215,7 @@ def _kill(alpha, rows, touch, born, slots, live, lune, u, v, broken):
     return live
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def _add(alpha, rows, touch, source, target):
     """alpha_target += alpha_source over Z/2; a class added to itself is cleared."""
     for block in range(rows.shape[1]):
@@ -239,8 +232,7 @@ def _add(alpha, rows, touch, source, target):
                 _flip_bit(touch, x, target)
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def _set(alpha, rows, touch, u, v, i):
     """alpha_i(uv) = 1, for an edge that is new."""
     for a, b in ((u, v), (v, u)):
@@ -250,14 +242,12 @@ def _set(alpha, rows, touch, u, v, i):
             _flip_bit(touch, a, i)
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def _has_bit(rows, x, i):
     return (rows[x, i >> 6] >> np.uint64(i & 63)) & np.uint64(1) != 0
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def _flip_bit(rows, x, i):
     rows[x, i >> 6] ^= np.uint64(1) << np.uint64(i & 63)
 
@@ -267,15 +257,13 @@ POSITION = np.empty(64, np.int64)  # of the only bit that is set, by the product
 POSITION[[(0x03F79D71B4CB0A89 << i) % 2**64 >> 58 for i in range(64)]] = np.arange(64)
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def _lowest(bits):
     """Position of the lowest bit that is set."""
     return POSITION[((bits & (~bits + np.uint64(1))) * DE_BRUIJN) >> np.uint64(58)]
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def _root(parent, x):
     while parent[x] != x:
         parent[x] = parent[parent[x]]
@@ -283,39 +271,66 @@ def _root(parent, x):
     return x
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
-def line_distance(full, part):
-    """1-Wasserstein distance between two diagrams whose births are all 0, from sorted deaths.
+@kernel
+def wasserstein_distance(full, part):
+    """1-Wasserstein distance of two diagrams for the metric L-infinity; rows (birth, death) sorted by death."""
+    full, part = _without_shared(full, part)
+    if not full[:, 0].any() and not part[:, 0].any():
+        cost, longest = _on_a_line(full[:, 1], part[:, 1])
+        if cost > SMALL * longest:
+            return cost
+    return _in_the_plane(full, part)
 
-    Sweep the line. V(s) is the least cost with s more deaths of `full` than of `part` carried
-    along; it is convex, so two heaps with the slopes left and right of s = 0 hold it. Meeting
-    a death x of `full` carries it (s + 1) or leaves it to the diagonal (x / 2): the slope -x/2
-    enters; one of `part` enters x/2. A gap g adds g |s|: g to the slopes on the right, -g on
-    the left, stored lazily as x. The page "The fitness" of the book has the proof.
-    """
-    left = np.empty(len(full) + len(part) + 1, np.float64)  # negated: both are min-heaps
-    right = np.empty(len(full) + len(part) + 1, np.float64)
-    lefts, rights, cost = 0, 0, 0.0
-    i, j = 0, 0
+
+@kernel
+def _without_shared(full, part):
+    """Both diagrams without the bars that they share: a best matching pairs equal points."""
+    only_full, only_part = np.empty((len(full), 2)), np.empty((len(part), 2))
+    i, j, m, n = 0, 0, 0, 0
     while i < len(full) or j < len(part):
-        if j == len(part) or (i < len(full) and full[i] <= part[j]):
-            x = float(full[i])
+        if i < len(full) and j < len(part) and full[i, 1] == part[j, 1] and full[i, 0] == part[j, 0]:
             i += 1
-            m = -_push_pop(left, lefts, -x / 2) - x
-            cost -= m
-            rights = _push(right, rights, m - x)
-        else:
-            x = float(part[j])
             j += 1
-            m = _push_pop(right, rights, -x / 2) + x
-            cost += m
-            lefts = _push(left, lefts, -(m + x))
-    return cost
+        elif j == len(part) or (i < len(full) and full[i, 1] < part[j, 1]):
+            only_full[m, 0], only_full[m, 1] = full[i, 0], full[i, 1]
+            i += 1
+            m += 1
+        else:
+            only_part[n, 0], only_part[n, 1] = part[j, 0], part[j, 1]
+            j += 1
+            n += 1
+    return only_full[:m], only_part[:n]
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
+def _on_a_line(full, part):
+    """1-Wasserstein distance of diagrams whose births are all 0, from sorted deaths; and the last death.
+
+    Sweep the line. V(s) is the least cost with s more deaths of `full` than of `part` carried along. It is convex, so
+    two heaps hold its slopes left and right of s = 0. A death x of `full` is carried (s + 1) or left to the diagonal
+    (x / 2): the slope -x / 2 enters. A death of `part` enters x / 2. A gap g adds g |s|: g to the slopes on the right
+    and -g to those on the left, stored lazily as x. The page "The fitness" of the book has the proof.
+    """
+    left = np.empty(len(full) + len(part) + 1)  # with the sign changed: both are min-heaps
+    right = np.empty(len(full) + len(part) + 1)
+    lefts, rights, i, j, cost, x = 0, 0, 0, 0, 0.0, 0.0
+    while i < len(full) or j < len(part):
+        if j == len(part) or (i < len(full) and full[i] < part[j]):
+            x = full[i]
+            i += 1
+            slope = -_push_pop(left, lefts, -x / 2) - x
+            cost -= slope
+            rights = _push(right, rights, slope - x)
+        else:
+            x = part[j]
+            j += 1
+            slope = _push_pop(right, rights, -x / 2) + x
+            cost += slope
+            lefts = _push(left, lefts, -slope - x)
+    return cost, x
+
+
+@kernel
 def _push(heap, size, value):
     hole = size
     while hole and heap[(hole - 1) >> 1] > value:
@@ -325,8 +340,7 @@ def _push(heap, size, value):
     return size + 1
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
+@kernel
 def _push_pop(heap, size, value):
     """The smallest of `value` and the heap's values; the others stay in the heap."""
     if size == 0 or value <= heap[0]:
@@ -346,157 +360,112 @@ def _push_pop(heap, size, value):
     return smallest
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
-def plane_distance(full, part):
-    """1-Wasserstein distance of two diagrams, rows (birth, death), for the metric L-infinity.
+@kernel
+def _in_the_plane(full, part):
+    """1-Wasserstein distance of any two diagrams.
 
-    A point of `part` costs nothing to leave on the diagonal when it is charged for it in
-    advance; so it either goes to its own diagonal point or to a point of `full`, whose own way
-    to the diagonal is then saved. That is an assignment of rows to columns or to a private
-    exit, solved by shortest augmenting paths (Jonker, Volgenant 1987): `price` holds the duals
-    of the columns, 0 for those that are free. Costs are computed from the coordinates.
+    The cost of a matching is summed from its pairs, so no digits cancel. But the search for the matching rounds in the
+    scale of the longest bar. If the cost is far below that, no bar that costs more on the diagonal is left there in a
+    best matching. So twice the cost is a price as good, and the search is repeated in that scale.
     """
-    rows, columns = len(part), len(full)
-    saved = (full[:, 1] - full[:, 0]) / 2
-    exits = (part[:, 1] - part[:, 0]) / 2
+    highest = 0.0
+    for bars in (full, part):
+        for birth, death in bars:
+            highest = max(highest, (death - birth) / 2)
+    cost = _assignment(full, part, highest)
+    while 0 < cost < SMALL * highest:
+        highest = 2 * cost
+        cost = _assignment(full, part, highest)
+    return cost
+
+
+@kernel
+def _assignment(full, part, highest):
+    """Cost of a best matching, found with prices of at most `highest` for the way to the diagonal.
+
+    A point of `full` pays its way to the diagonal in advance and gets it back when it is matched (`saved`). A point of
+    `part` goes to a point of `full`, or to the diagonal (`exits`). That is an assignment, solved by shortest augmenting
+    paths (Jonker, Volgenant 1987): `price` holds the duals of the points of `full`, 0 for those without an owner. For
+    each point of `part`, the longest bar first, Dijkstra's algorithm finds the nearest free point or exit.
+    """
+    columns = len(full)
     birth, death = full[:, 0].copy(), full[:, 1].copy()
-    price = np.zeros(columns, np.float64)
+    saved = np.minimum((death - birth) / 2, highest)
+    exits = np.minimum((part[:, 1] - part[:, 0]) / 2, highest)
+    price = np.zeros(columns)
     owner = np.full(columns, -1, np.int64)
-    chosen = np.full(rows, -1, np.int64)  # the column, or `columns` for the exit
-    cost = np.empty(columns, np.float64)
+    chosen = np.full(len(part), -1, np.int64)
+    scanned, lengths = np.empty(columns, np.int64), np.empty(columns)
+    for start in np.argsort(-exits):
+        base = -saved - price  # infinite once a column is scanned
+        way = np.full(columns, np.inf)  # to the columns that are not scanned
+        before = np.full(columns, start, np.int64)
+        exit_row, exit_way = start, exits[start]
+        i, offset, count = start, 0.0, 0
+        while True:
+            x, y, shortest = part[i, 0], part[i, 1], np.inf
+            for c in range(columns):
+                new = max(abs(x - birth[c]), abs(y - death[c])) + base[c] + offset
+                closer = new < way[c]
+                way[c] = new if closer else way[c]
+                before[c] = i if closer else before[c]
+                shortest = min(shortest, way[c])
+            if exit_way <= shortest:
+                i, j = exit_row, columns
+                break
+            j = 0
+            while way[j] != shortest:
+                j += 1
+            if owner[j] < 0:
+                i = before[j]
+                break
+            i = owner[j]
+            cost = max(abs(part[i, 0] - birth[j]), abs(part[i, 1] - death[j])) + base[j]
+            offset = shortest - cost
+            if exits[i] + offset < exit_way:
+                exit_row, exit_way = i, exits[i] + offset
+            scanned[count], lengths[count] = j, shortest
+            count += 1
+            base[j] = way[j] = np.inf
+        for s in range(count):
+            price[scanned[s]] += lengths[s] - min(shortest, exit_way)
+        while True:  # the path changes owners, back to its start
+            previous = chosen[i]
+            chosen[i] = j
+            if j < columns:
+                owner[j] = i
+            if i == start:
+                break
+            j = previous
+            i = before[j]
 
-    free = np.arange(rows)
-    for _ in range(2):  # augmenting row reduction: most rows find their column without a search
-        waiting, left = len(free), 0
-        at = 0
-        budget = 4 * len(free)
-        while at < waiting:
-            i = free[at]
-            at += 1
-            _row(birth, death, saved, price, part[i, 0], part[i, 1], cost)
-            best, first, second = -1, exits[i], np.inf
-            for j in range(columns):
-                if cost[j] < first:
-                    best, first, second = j, cost[j], first
-                elif cost[j] < second:
-                    second = cost[j]
-            if best < 0:
-                chosen[i] = columns
-                continue
-            rival = owner[best]
-            if rival >= 0 and (second <= first or budget <= 0):
-                free[left] = i
-                left += 1
-                continue
-            budget -= 1
-            price[best] -= second - first
-            owner[best], chosen[i] = i, best
-            if rival >= 0:
-                chosen[rival] = -1
-                at -= 1
-                free[at] = rival
-        free = free[:left].copy()
-        if left == 0:
-            break
-    for i in free:
-        _augment(birth, death, saved, exits, part, price, owner, chosen, i)
-
-    total = saved.sum()
-    for i in range(rows):
-        j = chosen[i]
+    total = 0.0
+    for j in range(columns):
+        if owner[j] < 0:
+            total += (death[j] - birth[j]) / 2
+    for i, j in enumerate(chosen):
         if j == columns:
-            total += exits[i]
+            total += (part[i, 1] - part[i, 0]) / 2
         else:
-            total += max(abs(part[i, 0] - birth[j]), abs(part[i, 1] - death[j])) - saved[j]
+            total += max(abs(part[i, 0] - birth[j]), abs(part[i, 1] - death[j]))
     return total
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
-def _row(birth, death, saved, price, x, y, cost):
-    """Reduced costs of matching the point (x, y) to each column."""
-    for j in range(len(birth)):
-        cost[j] = max(abs(x - birth[j]), abs(y - death[j])) - saved[j] - price[j]
-
-
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})  # so that minima are vectorised
-@no_type_check
-def _augment(birth, death, saved, exits, part, price, owner, chosen, start):
-    """Dijkstra from a row without a column to the nearest free column or exit."""
-    columns = len(birth)
-    base = -saved - price  # infinite once a column is scanned
-    way = np.full(columns, np.inf)  # to the columns that are not scanned
-    before = np.full(columns, start, np.int64)
-    scanned, lengths, count = np.empty(columns, np.int64), np.empty(columns, np.float64), 0
-    exit_row, exit_way = start, exits[start]
-    i, offset = start, 0.0
-    while True:
-        x, y, shortest = part[i, 0], part[i, 1], np.inf
-        for c in range(columns):
-            new = max(abs(x - birth[c]), abs(y - death[c])) + base[c] + offset
-            closer = new < way[c]
-            way[c] = new if closer else way[c]
-            before[c] = i if closer else before[c]
-            shortest = min(shortest, way[c])
-        if exit_way <= shortest:
-            i, j = exit_row, columns
-            break
-        j = 0
-        while way[j] != shortest:
-            j += 1
-        if owner[j] < 0:
-            i = before[j]
-            break
-        i = owner[j]
-        cost = max(abs(part[i, 0] - birth[j]), abs(part[i, 1] - death[j])) + base[j]
-        offset = shortest - cost
-        if exits[i] + offset < exit_way:
-            exit_row, exit_way = i, exits[i] + offset
-        scanned[count], lengths[count] = j, shortest
-        count += 1
-        base[j] = way[j] = np.inf
-    end = min(shortest, exit_way)
-    for s in range(count):
-        price[scanned[s]] += lengths[s] - end
-    while True:
-        previous = chosen[i]
-        chosen[i] = j
-        if j < columns:
-            owner[j] = i
-        if i == start:
-            return
-        j = previous
-        i = before[j]
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def line_distances(full, parts):
-    """`line_distance` of each row of `parts`, unsorted deaths (p, l), from `full`, (p,)."""
-    found = np.empty(len(parts), np.float64)
-    for i in range(len(parts)):
-        found[i] = line_distance(full, np.sort(parts[i]))
-    return found
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def tree_distances(delta, population, full):
-    """`line_distance` of each row's tree from the deaths `full`, (p,): one call, no Python."""
-    found = np.empty(len(population), np.float64)
+@kernel
+def tree_distances(delta, population, trees):
+    """Distance of each row's diagram of dimension 0 from the full one, (p,): one call, no Python."""
+    found = np.empty(len(population))
     for i in range(len(population)):
-        found[i] = line_distance(full, np.sort(tree_lengths(delta, population[i])))
+        found[i] = wasserstein_distance(trees, tree_bars(delta, population[i]))
     return found
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
-def rips_distances(first, second, length, n, population, deaths, bars):
+@kernel
+def rips_distances(first, second, length, n, population, trees, loops):
     """Distances of each row's diagrams in dimensions 0 and 1 from the full ones, (p, 2)."""
-    found = np.empty((len(population), 2), np.float64)
+    found = np.empty((len(population), 2))
     for i in range(len(population)):
-        part_deaths, part_bars = rips_bars(first, second, length, population[i], n)
-        found[i, 0] = line_distance(deaths, part_deaths)
-        found[i, 1] = plane_distance(bars, part_bars)
+        part_trees, part_loops = rips_bars(first, second, length, population[i], n)
+        found[i, 0] = wasserstein_distance(trees, part_trees)
+        found[i, 1] = wasserstein_distance(loops, part_loops)
     return found

@@ -1,7 +1,6 @@
-"""Persistence and diagram distances by giotto-tda, used as its manual says: the reference.
+"""The same diagrams and distances by giotto-tda, used as its manual says.
 
-Slow and independent of our own kernels; `topoprune.fitness` selects it by
-`engine="reference"`.
+This engine is slow and independent of the compiled kernels; `engine="reference"` selects it.
 """
 
 import numpy as np
@@ -9,7 +8,7 @@ from gtda.diagrams import PairwiseDistance, PersistenceEntropy
 from gtda.homology import VietorisRipsPersistence
 from jaxtyping import Float
 
-HERA_ERROR = 1e-6  # relative error allowed to giotto-tda's Wasserstein distance; 0 is not
+HERA_ERROR = 1e-6  # relative error allowed to giotto-tda's Wasserstein distance; 0 is not possible
 PARAMETERS = {
     "wasserstein": {"p": 1, "delta": HERA_ERROR},
     "bottleneck": {"delta": 0.0},
@@ -29,8 +28,10 @@ def diagrams(delta: Float[np.ndarray, "n n"], dimensions: tuple[int, ...]) -> di
 
 
 def distance(a: Float[np.ndarray, "_ 2"], b: Float[np.ndarray, "_ 2"], name: str) -> float:
-    """As `fitness.diagram_distance`, by `PairwiseDistance` or `PersistenceEntropy`."""
-    pair = _triples(a, b)
+    """As `fitness.diagram_distance` of finite bars, by `PairwiseDistance` or `PersistenceEntropy`."""
+    pair = np.zeros((2, max(len(a), len(b)), 3))
+    pair[:, :, :2] = np.concatenate([a, b])[:, :1].min()  # both to one length, by points on the diagonal
+    pair[0, : len(a), :2], pair[1, : len(b), :2] = a, b
     if name == "entropy":
         bits = PersistenceEntropy(nan_fill_value=0.0).fit_transform(pair)
         return float(abs(bits[0, 0] - bits[1, 0]))
@@ -38,11 +39,3 @@ def distance(a: Float[np.ndarray, "_ 2"], b: Float[np.ndarray, "_ 2"], name: str
     # sampled distances take their range from what they are fitted on: both diagrams
     pairwise.fit(pair if name in ("landscape", "betti") else pair[:1])
     return float(pairwise.transform(pair[1:])[0, 0, 0])
-
-
-def _triples(a: Float[np.ndarray, "_ 2"], b: Float[np.ndarray, "_ 2"]) -> Float[np.ndarray, "2 m 3"]:
-    """Both diagrams in giotto-tda's form, padded to one length by points of the diagonal."""
-    pair = np.zeros((2, max(len(a), len(b)), 3))
-    pair[:, :, :2] = np.concatenate([a, b])[:, :1].min()  # padding at the first birth
-    pair[0, : len(a), :2], pair[1, : len(b), :2] = a, b
-    return pair

@@ -135,7 +135,7 @@ def engines(layers: Filters, quick: bool) -> list[Row]:
         "distance: giotto-tda (hera), error 1e-2": lambda: hera(1e-2),
         "distance: giotto-tda (hera), error 1e-6": lambda: hera(1e-6),
         "distance: SciPy assignment": lambda: assignment_distance(whole_bars, part_bars),
-        "distance: shortest augmenting paths (ours)": lambda: persistence.plane_distance(whole_bars, part_bars),
+        "distance: shortest augmenting paths (ours)": lambda: persistence.wasserstein_distance(whole_bars, part_bars),
     }
     sizes = {"full diagram": len(whole_bars), "subset's diagram": len(part_bars)}
     return [{"way": way, "ms": timed(call, 1, 3).milliseconds, **sizes} for way, call in ways.items()]
