@@ -29,17 +29,21 @@ def ratios_of(couplings: Sequence[Coupling], ratio: float | int | Mapping[str, f
             matches stays whole. The first pattern that matches counts; of coupled layers the smallest ratio.
 
     Raises:
-        ValueError: a ratio outside [0, 1), or a pattern that matches no layer that can be pruned.
+        ValueError: a pattern that matches no layer that can be pruned.
     """
     rules = _rules(ratio)
-    for value in rules.values():
-        if not 0 <= value < 1:
-            raise ValueError(f"ratio must lie in [0, 1), got {value}: every layer keeps at least one filter")
     layers = [layer for coupling in couplings for layer in coupling.layers]
     for pattern in rules:
         if layers and not any(fnmatchcase(layer, pattern) for layer in layers):
             raise ValueError(f"ratio names {pattern!r}, which no prunable layer matches: they are {', '.join(layers)}")
     return [min(ratio_of(layer, ratio) for layer in coupling.layers) for coupling in couplings]
+
+
+def check_ratios(ratio: float | int | Mapping[str, float | int]) -> None:
+    """Refuse a ratio outside [0, 1)."""
+    for value in _rules(ratio).values():
+        if not 0 <= value < 1:
+            raise ValueError(f"ratio must lie in [0, 1), got {value}: every layer keeps at least one filter")
 
 
 def ratio_of(layer: str, ratio: float | int | Mapping[str, float | int]) -> float | int:

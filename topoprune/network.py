@@ -47,12 +47,14 @@ class Coupling:
         sizes: layer -> number of all of its filters.
         slices: axis of a parameter or buffer -> (2, k) rows of choices and of the indices that go with them.
         readers: those of the axes that belong to weights which read the channels.
+        norms: normalisation without parameters or buffers -> (2, k) rows, as in `slices`.
     """
 
     members: dict[str, np.ndarray]
     sizes: dict[str, int]
     slices: dict[Axis, np.ndarray]
     readers: frozenset[Axis]
+    norms: dict[str, np.ndarray]
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -422,14 +424,15 @@ def _couplings(network: nn.Module, channels: Channels, types: tuple[type, ...]) 
             layouts.setdefault(tuple((layer, len(own)) for layer, own in filters.items()), []).append(component)
     sizes = {writer.layer: len(_written(writer, channels)) for writer in writers}
     every = {axis: channels.components(axis) for axis in channels.start}
+    bare = {name: own for name, own in channels.norms.items() if not modules[name].state_dict()}
     found = []
     for layout, components in layouts.items():
         layers = [layer for layer, _ in layout]
         components.sort(key=lambda component: owned[component][layers[0]])
         members = {layer: np.array([owned[component][layer] for component in components]) for layer in layers}
-        slices = _slices(components, every, len(channels.component))
+        slices, norms = (_slices(components, part, len(channels.component)) for part in (every, bare))
         readers = frozenset(axis for axis in slices if axis in channels.readers)
-        found.append(Coupling(members, {layer: sizes[layer] for layer in layers}, slices, readers))
+        found.append(Coupling(members, {layer: sizes[layer] for layer in layers}, slices, readers, norms))
     return sorted(found, key=lambda coupling: order[coupling.layers[0]])
 
 
@@ -438,7 +441,8 @@ def _written(writer: Writer, channels: Channels) -> np.ndarray:
     return np.tile(channels.components(writer.axis), writer.blocks)
 
 
-def _slices(components: list[int], every: dict[Axis, np.ndarray], count: int) -> dict[Axis, np.ndarray]:
+def _slices(components: list[int], every: dict, count: int) -> dict:
+    """Axis (or normalisation) -> rows of choices and of the indices that belong to them."""
     choice = np.full(count, -1)
     choice[components] = np.arange(len(components))
     found = {axis: choice[own] for axis, own in every.items()}
@@ -578,6 +582,8 @@ def _cut(network: nn.Module, removed: dict[Coupling, np.ndarray]) -> None:
     """Cut the slices of the removed choices out of all parameters and buffers, in place."""
     away: dict[Axis, list[np.ndarray]] = {}
     for coupling, gone in removed.items():
+        for name, (choices, _) in coupling.norms.items():
+            network.get_submodule(name).num_features -= int(np.isin(choices, gone).sum())
         for axis, (choices, indices) in coupling.slices.items():
             away.setdefault(axis, []).append(indices[np.isin(choices, gone)])
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
@@ -608,7 +614,7 @@ def _set_sizes(module: nn.Module) -> None:
         if module.transposed:
             module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
         else:
-            if weight.shape[1] == 1 and module.groups > 1:
+            if module.groups == module.in_channels > 1:  # depthwise
                 module.groups = weight.shape[0] // (module.out_channels // module.groups)
             module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
@@ -626,7 +632,7 @@ def _renamed(coupling: Coupling, prefix: str) -> Coupling:
     members, sizes = (
         {prefix + layer: value for layer, value in part.items()} for part in (coupling.members, coupling.sizes)
     )
-    return Coupling(members, sizes, coupling.slices, coupling.readers)
+    return Coupling(members, sizes, coupling.slices, coupling.readers, coupling.norms)
 
 
 def _has_values(network: nn.Module) -> bool:

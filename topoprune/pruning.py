@@ -1,5 +1,6 @@
 """Prune a network in memory: a module in, a result out."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,10 @@ from torch import nn
 
 from topoprune.budget import TARGETS, absolute_target, ratio_of
 from topoprune.network import LAYERS, Cost, Kept, cost, remove, width
-from topoprune.selection import run_selection
+from topoprune.selection import check_arguments, run_selection
+
+_SELECTION = inspect.signature(run_selection).parameters
+"""Names of the options that every method has."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ def prune(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}: every step removes filters")
+    settings = {name: value for name, value in options.items() if name not in _SELECTION}
+    check_arguments(method, ratio, options.get("round_to", 1), options.get("minimum", 1), settings)
     before = cost(model, example_inputs)
     target = {name: options.pop(name) for name in TARGETS if options.get(name) is not None}
     goals = {name: absolute_target(name, value, before) for name, value in target.items()}

@@ -133,14 +133,14 @@ def run_selection(
     Raises:
         ValueError: as `select`.
     """
-    _check(method, round_to, minimum, options)
+    check_arguments(method, ratio, round_to, minimum, options)
     found = structure(model, example_inputs, types, check)
     couplings, ignored = _without_ignored(found.couplings, model, ignore)
     couplings = [c for c in couplings if layers is None or not set(layers).isdisjoint(c.layers)]
     if layers is not None and (unknown := set(layers) - {layer for c in couplings for layer in c.layers}):
         raise ValueError(f"unknown layer {sorted(unknown)[0]!r}: see topoprune.couplings for those that can be pruned")
     left = found.left_whole | ignored
-    _warn(left, ignored)
+    _warn(model, left, ignored)
     if not couplings:
         raise ValueError("nothing to prune: every layer is left whole or ignored")
     target = _target(flops, parameters, latency_ms)
@@ -264,21 +264,27 @@ def _without_ignored(
     return [c for c in couplings if c not in stay], {layer: "it is ignored" for c in stay for layer in c.layers}
 
 
-def _warn(left: dict[str, str], ignored: dict[str, str]) -> None:
+def _warn(model: nn.Module, left: dict[str, str], ignored: dict[str, str]) -> None:
     """Say what is left whole, but for the network's own outputs."""
-    told = {k: v for k, v in left.items() if k not in ignored and "an output of the network" not in v}
+    told = {
+        layer: reason
+        for layer, reason in left.items()
+        if layer not in ignored and "an output of the network" not in reason and width(model, layer) > 1
+    }
     if told:
         some = "; ".join(f"{layer} because {reason}" for layer, reason in list(told.items())[:3])
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""
         warnings.warn(f"left whole: {some}{more}", PruningWarning, stacklevel=4)
 
 
-def _check(method: str | Callable, round_to: int, minimum: int, options: dict) -> None:
+def check_arguments(method, ratio, round_to: int, minimum: int, options: dict) -> None:
+    """Refuse what no network makes right, before anything is computed."""
     if not callable(method) and method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}, or pass a function")
     for name, value in (("round_to", round_to), ("minimum", minimum)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}: it counts filters")
+    budget.check_ratios(ratio)
     known = _options_of(method)
     if unknown := sorted(options.keys() - known):
         raise ValueError(

@@ -13,6 +13,8 @@ from torch import nn
 def tensors(output) -> list[torch.Tensor]:
     if isinstance(output, torch.Tensor):
         return [output]
+    if output is None:
+        return []
     return [t for part in (output.values() if isinstance(output, dict) else output) for t in tensors(part)]
 
 
