@@ -23,7 +23,7 @@ BOOK   := $(RUN) book/build.py
 $(shell test ! -e .venv/made || $(RUN) -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' \
 	2>/dev/null || rm -f .venv/made)
 
-.PHONY: help reproduce book test test-slow test-all lint bench torture lock clean
+.PHONY: help reproduce book figure test test-slow test-all lint format bench torture lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +39,9 @@ book: .venv/made ## build the published book from the committed records, trainin
 	$(RENDER)
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
+figure: .venv/made ## draw the README's figure anew, when the committed records have grown
+	$(RUN) book/main_figure.py
+
 test: .venv/made ## run the fast tests: every oracle and property, one tiny study from end to end
 	$(PYTEST) -m "not slow" $(ARGS)
 
@@ -53,6 +56,10 @@ lint: .venv/made ## check style, types and the workflow of continuous integratio
 	$(RUN) -m mypy
 	.venv/bin/actionlint
 	.venv/bin/zizmor --quiet --offline .github
+
+format: .venv/made ## format the code and mend what ruff can mend
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
 
 bench: .venv/made ## measure the topological fitness and training, fast paths beside the usual ones
 	$(RUN) -m topoprune.measure.fitness

@@ -1,7 +1,6 @@
 """The set-up files agree with each other, and the book is staged as it should be."""
 
 import importlib.util
-import itertools
 import os
 import re
 import shutil
@@ -18,17 +17,20 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from topoprune import study
-from topoprune.study.trial import spec_key
+from topoprune.study import profiles
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
-NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 
 spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
 build = importlib.util.module_from_spec(spec)
+sys.modules["build"] = build  # its functions are sent to other processes
 spec.loader.exec_module(build)
+
+CHAPTERS = build.chapters()
 
 
 def pins() -> list[tuple[Requirement, int]]:
@@ -75,6 +77,25 @@ def test_the_lock_serves_both_pythons(python, platform):
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: locked {version}"
 
 
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_the_environment_is_made_by_the_uv_of_the_lock(python):
+    """`make` copies the lines of uv out of the lock; what they say must be installable by itself."""
+    script = re.search(r"awk '(.+)' requirements.lock", MAKEFILE)[1]
+    lines = subprocess.run(
+        ["awk", script, ROOT / "requirements.lock"], capture_output=True, text=True, check=True
+    ).stdout
+    (pin,) = [pin for pin, _ in pins() if pin.name == "uv"]
+    assert lines.startswith(f"{pin} \\\n    --hash=sha256:")
+    assert [line for line in lines.splitlines() if line and not line.startswith(" ")] == [f"{pin} \\"]
+    assert pin.marker is None or pin.marker.evaluate({"python_version": python})
+
+
+def test_make_takes_the_pythons_that_the_project_takes():
+    supported = SpecifierSet(PROJECT["project"]["requires-python"])
+    assert SpecifierSet(re.search(r'else "(>=[^"]+)"', MAKEFILE)[1]) == supported
+    assert [minor for minor in range(9, 20) if supported.contains(f"3.{minor}")] == [11, 12]
+
+
 def test_conda_installs_the_same_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, from_pip = environment["dependencies"]
@@ -89,9 +110,11 @@ def test_the_version_is_said_once():
     assert PROJECT["project"]["version"] == str(cited["version"]) == topoprune.__version__
 
 
-@pytest.mark.parametrize("page", ["README.md", ".ci/run", "book/reexecute.md", ".github/workflows/book.yml"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", ".ci/run", "book/reexecute.md", ".github/workflows/book.yml"]
+)
 def test_make_has_the_targets_that_we_name(page):
-    named = set(re.findall(r"(?:^|`| )make ([a-z]+)", (ROOT / page).read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`| )make ([a-z-]+)", (ROOT / page).read_text(), re.MULTILINE))
     assert named, f"{page} names no target"
     assert named <= TARGETS
 
@@ -112,13 +135,9 @@ def test_the_page_of_the_package_has_every_public_name():
     assert set(topoprune.__all__) <= set(named)
 
 
-def test_there_are_chapters():
-    assert NOTEBOOKS
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_templates_hold_no_results(path):
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(ROOT / path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
@@ -158,41 +177,65 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_an_unknown_parameter_is_an_error(project):
+def test_every_notebook_is_a_chapter():
+    assert sorted(CHAPTERS) == sorted(path.relative_to(ROOT) for path in (ROOT / "book").glob("*.ipynb"))
+
+
+def test_a_chapter_gets_the_parameters_that_it_declares(project):
     notebooks = build.chapters(project)
     assert notebooks == [Path("book/one.ipynb")]
+    given = build.parameters_by_chapter(notebooks, {"profile": "pilot"}, project)
+    assert given == {Path("book/one.ipynb"): {"profile": "pilot"}}
     with pytest.raises(SystemExit, match="unknown parameter profil: the chapters have fail, profile"):
-        build.check(notebooks, {"profil": "pilot"}, project)
+        build.parameters_by_chapter(notebooks, {"profil": "pilot"}, project)
 
 
-def test_every_record_is_forced_once():
-    """The chapters that force have, between them, every record; the others read them."""
-    given = build.check(build.chapters(), {"profile": "quick", "force": True})
-    forcing = [path for path, own in given.items() if "force" in own]
-    forced_call = re.compile(
-        r"study\.(?:records|companion_records)\(((?:(?!study\.(?:records|companion_records)).)+), force\)"
+@pytest.mark.parametrize("name", ["quick", "pilot", "study"])
+def test_whatever_a_chapter_asks_for_is_run_before_it(name):
+    """The companions of a profile are run with it, so that chapters only read."""
+    wanted = study.with_companions(name)
+    assert list(wanted[name]) == study.specs(name)
+    named = [getattr(study.profile(name), which) for which in profiles.COMPANIONS]
+    assert set(wanted) == {name, *filter(None, named)}
+    source = "".join((ROOT / path).read_text() for path in CHAPTERS)
+    asked = set(re.findall(r'companion_records\(profile, \\"(\w+)\\"', source))
+    assert asked == set(profiles.COMPANIONS)
+
+
+def staged(*options, **environment):
+    """Run book/build.py as `make` does."""
+    return subprocess.run(
+        [sys.executable, build.ROOT / "book" / "build.py", *options],
+        cwd=build.ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
     )
-    calls = [call for path in forcing for call in forced_call.findall((build.ROOT / path).read_text())]
-    beside = {
-        which: [*study.dense_specs(name), *study.trial_specs(name)] if name else []
-        for which in ("ablation", "contrast", "longer", "whole", "cutout")
-        for name in [getattr(study.profile("quick"), which)]
-    }
-    own = {
-        "profile, study.dense": study.dense_specs("quick"),
-        "portrait": [study.portrait_spec("quick")],
-        '[\\"topological': study.trial_specs("quick", None, ["topological"]),
-        "profile, trials": study.trial_specs("quick", None, ["random", "l1", "l2", "fpgm"]),
-        "others": study.trial_specs("quick", None, ["activations", "pointed", "magnitude", "taylor"]),
-        **{f'profile, \\"{which}': made for which, made in beside.items()},
-    }
-    forced = [spec_key(spec) for call in calls for spec in next(specs for name, specs in own.items() if name in call)]
-    wanted = [*study.specs("quick"), *itertools.chain(*beside.values())]
-    assert sorted(forced) == sorted(map(spec_key, wanted))
+
+
+def test_force_is_refused_where_nothing_may_run(tmp_path):
+    records = tmp_path / "quick.jsonl"
+    records.write_text("")
+    done = staged("--force", TOPOPRUNE_NO_RUN="1", TOPOPRUNE_RESULTS=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == (
+        "build.py: --force discards records, which TOPOPRUNE_NO_RUN forbids to run again: drop one\n"
+    )
+    assert list(tmp_path.iterdir()) == [records]
+
+
+def test_an_error_of_a_run_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tmp_path))
+    (tmp_path / "quick.jsonl").write_text("no record\n")
+    with pytest.raises(SystemExit) as stopped:
+        build.run_missing_trials("quick", None, "cpu", force=False, processes=1)
+    assert str(stopped.value).startswith(f"build.py: {tmp_path}/quick.jsonl, line 1 is damaged")
+    assert "\n" not in str(stopped.value)
 
 
 def test_a_chapter_is_published_whole(project):
-    build.run(Path("book/one.ipynb"), {"profile": "pilot"})
+    path, parameters = Path("book/one.ipynb"), {"profile": "pilot"}
+    build.publish(path, parameters, build.execute(path, parameters))
     notebook = nbformat.read(build.STAGE / "book" / "one.ipynb", as_version=4)
     assert [output.text for output in notebook.cells[-1].outputs] == ["pilot\n"]
     assert notebook.metadata.topoprune.versions.torch
@@ -203,15 +246,16 @@ def test_a_chapter_is_published_whole(project):
 
 def test_a_chapter_that_fails_is_not_published(project):
     with pytest.raises(SystemExit) as stopped:
-        build.run(Path("book/one.ipynb"), {"fail": True})
+        build.execute(Path("book/one.ipynb"), {"fail": True})
     assert str(stopped.value) == (
         "build.py: book/one.ipynb stopped at cell 2: AssertionError: as asked; "
-        "what ran of it is in _build/partial/one.ipynb"
+        "_build/partial/one.ipynb shows how far it came"
     )
     assert not (build.STAGE / "book" / "one.ipynb").exists()
     assert (project / "_build" / "partial" / "one.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_of_chapters_side_by_side_one_that_fails_is_named_and_the_others_are_published(project):
     shutil.copy(ROOT / "book" / "build.py", project / "book")
     chapter = nbformat.read(project / "book" / "one.ipynb", as_version=4)
@@ -222,13 +266,7 @@ def test_of_chapters_side_by_side_one_that_fails_is_named_and_the_others_are_pub
     toc = {"root": "book/intro", "parts": [{"chapters": [{"file": "book/one"}, {"file": "book/two"}]}]}
     (project / "_toc.yml").write_text(yaml.safe_dump(toc))
     (project / "_config.yml").write_text("html: {}\nsphinx: {config: {html_theme_options: {}}}\n")
-    done = subprocess.run(
-        [sys.executable, "book/build.py"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TOPOPRUNE_NO_RUN": "1", "PYTHONPATH": str(ROOT)},
-    )
+    done = staged(TOPOPRUNE_NO_RUN="1")
     assert done.returncode == 1
     assert "build.py: book/one.ipynb stopped at cell 2: ValueError: no such record" in done.stderr
     stage = project / "_build" / "stage" / "book"
