@@ -1,4 +1,4 @@
-"""The networks of the study."""
+"""The network of the study."""
 
 from collections import OrderedDict
 
@@ -6,27 +6,11 @@ from torch import nn
 from torchvision.models import vgg
 
 
-def vgg16(classes: int = 10, width: float = 1.0) -> nn.Module:
-    """VGG-16 with BatchNorm for images of 32 x 32 pixels (Simonyan & Zisserman, ICLR 2015).
-
-    One linear layer follows torchvision's thirteen convolutions and five poolings, as is usual for CIFAR-10.
-    """
-    if not 0 < width <= 4:
-        raise ValueError(f"width must lie in (0, 4], got {width}: it multiplies 64 to 512 filters")
-    layout = [v if v == "M" else max(1, round(v * width)) for v in vgg.cfgs["D"]]
-    features, classifier = vgg.make_layers(layout, batch_norm=True), nn.Linear(layout[-2], classes)
-    for module in features:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(module.bias)
-    return nn.Sequential(OrderedDict(features=features, flatten=nn.Flatten(), classifier=classifier))
-
-
-ARCHITECTURES = {"vgg16": vgg16}
-
-
 def build(architecture: str, classes: int = 10, width: float = 1.0) -> nn.Module:
     """Build a network with random weights (`torch.manual_seed` repeats them).
+
+    VGG-16 has BatchNorm and takes images of 32 x 32 pixels: one linear layer follows the thirteen convolutions and five
+    poolings, as is usual for CIFAR-10 (Simonyan & Zisserman, ICLR 2015).
 
     Args:
         architecture: "vgg16".
@@ -41,6 +25,14 @@ def build(architecture: str, classes: int = 10, width: float = 1.0) -> nn.Module
         >>> sum(parameter.numel() for parameter in model.parameters())
         924186
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[architecture](classes=classes, width=width)
+    if architecture != "vgg16":
+        raise ValueError(f"unknown architecture {architecture!r}: choose vgg16")
+    if not 0 < width <= 4:
+        raise ValueError(f"width must lie in (0, 4], got {width}: it multiplies 64 to 512 filters")
+    layout = [v if v == "M" else max(1, round(v * width)) for v in vgg.cfgs["D"]]
+    features, classifier = vgg.make_layers(layout, batch_norm=True), nn.Linear(layout[-2], classes)
+    for module in features:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    return nn.Sequential(OrderedDict(features=features, flatten=nn.Flatten(), classifier=classifier))

@@ -41,8 +41,7 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training data.
-        batch, shift, cutout: images a step, largest shift and side of the square that is painted over (DeVries &
-            Taylor, 2017), both in pixels, of the study's images. Other data come in batches, augmented or not.
+        batch: images a step. `batch`, `shift` and `cutout` are for the study's images: other data come in batches.
         peak_rate: highest learning rate of SGD (one cycle: Smith & Topin, 2018).
         warmup: share of all steps in which the rates rise linearly; after that they fall to 0 along a cosine.
         momentum: of both optimizers.
@@ -50,6 +49,8 @@ class Recipe:
         label_smoothing: mass spread over all classes (Szegedy et al., 2016).
         muon_rate: highest learning rate of Muon (Jordan et al., 2024); 0 leaves the convolutions to SGD.
         muon_decay: decoupled weight decay of Muon.
+        shift: largest shift of an image, in pixels.
+        cutout: side of the square that is painted over in each image, in pixels (DeVries & Taylor, 2017).
 
     Raises:
         ValueError: a setting out of range.
@@ -86,7 +87,8 @@ class Recipe:
 
     def settings(self, always: Collection[str] = ()) -> dict:
         """The fields in `always`, and all others that differ from their default."""
-        return {name: x for name, x in asdict(self).items() if name in always or x != getattr(type(self), name, None)}
+        defaults = {name: getattr(type(self), name, None) for name in asdict(self)}
+        return {name: value for name, value in asdict(self).items() if name in always or value != defaults[name]}
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,9 @@ def train(
 ) -> list[Epoch]:
     """Train a classifier in place, on its device, and evaluate it after every epoch.
 
-    Frozen parameters stay as they are, and so does a BatchNorm in evaluation mode inside a network in training mode.
-    Every submodule keeps its mode. Convolutions run in bfloat16 where the device has instructions for it.
+    A network in evaluation mode is put into training mode. In a network in training mode, submodules in evaluation mode
+    stay so, such as frozen BatchNorms. Afterwards every submodule has its mode back. Frozen parameters stay as they
+    are. Convolutions run in bfloat16 where the device has instructions for it.
 
     Args:
         model: answers with class scores (b, classes).
@@ -166,13 +169,14 @@ def train(
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
         history = _restore(_state(model, optimizers), checkpoint, identity)
-    left = range(len(history), recipe.epochs)
+    remaining = range(len(history), recipe.epochs)
     trained = [module for module in model.modules() if module.training or not model.training]
     with evaluating(model):  # restores all modes at the end
         for module in trained:
             module.training = True
-        step = _step(model, data, recipe, fast) if left else None
-        for epoch in tqdm(left, "train", recipe.epochs, initial=len(history), unit="epoch", leave=False, disable=None):
+        step = _step(model, data, recipe, fast) if remaining else None
+        bar = {"initial": len(history), "total": recipe.epochs, "unit": "epoch", "leave": False, "disable": None}
+        for epoch in tqdm(remaining, "train", **bar):
             started = time.perf_counter()
             loss = _epoch(step, optimizers, data, recipe, steps, seed, epoch)
             seconds = time.perf_counter() - started
@@ -209,7 +213,7 @@ def accuracy(model: nn.Module, data: Iterable) -> float:
 
 
 def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module:
-    """Re-estimate the running statistics of every BatchNorm in place, and return the network.
+    """Re-estimate the running statistics of every BatchNorm, in place, and return the network.
 
     Removing filters shifts the inputs of the next layers. A few forward passes correct the statistics, so that damage
     is judged fairly (Li et al., "EagleEye", ECCV 2020). A frozen BatchNorm is corrected too, because it holds the

@@ -20,6 +20,9 @@ def captured(step: Step, model: nn.Module, inputs: Tensor, labels: Tensor) -> St
     Args:
         step: uses `model`, which is in training mode.
         inputs, labels: a batch. All batches must have its size.
+
+    Returns:
+        A step that raises ValueError for a batch of another size.
     """
     try:
         with torch.cuda.device(labels.device):  # need not be the current one
@@ -50,6 +53,10 @@ def _captured(step: Step, model: nn.Module, inputs: Tensor, labels: Tensor) -> S
                 buffer.copy_(value)
 
     def replay(batch: Tensor, batch_labels: Tensor) -> Tensor:
+        if batch.shape != inputs.shape:
+            raise ValueError(
+                f"all batches must have the size {len(inputs)} of the first, got {len(batch)}: drop the last"
+            )
         inputs.copy_(batch)
         labels.copy_(batch_labels)
         graph.replay()
