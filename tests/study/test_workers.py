@@ -30,9 +30,10 @@ def expected(tiny_study) -> list[dict]:
 
 def test_a_worker_gives_the_records_of_this_process(tiny_study, trained, monkeypatch):
     monkeypatch.setitem(study.PROFILES, "tiny-ablation", TINY)
-    found = workers.profiles_on_processes(1, {"tiny": wanted(), "tiny-ablation": wanted()[:2]})
-    assert list(map(without_times, found["tiny"])) == expected(tiny_study)
-    assert found["tiny-ablation"] == found["tiny"][:2]
+    dense, _, trial = wanted()
+    found = workers.profiles_on_processes(1, {"tiny": [trial], "tiny-ablation": [dense, trial]})
+    assert list(map(without_times, found["tiny-ablation"])) == expected(tiny_study)[::2]
+    assert found["tiny"] == found["tiny-ablation"][1:]
     assert multiprocessing.active_children() == []
 
 

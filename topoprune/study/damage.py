@@ -27,12 +27,11 @@ def damage_by_layer(dense: nn.Module, example: Tensor, kept: Kept) -> dict[str, 
         plain: layer -> {"norm": lost share of the summed squared weights, "rank": lost share of the effective rank}.
     """
     topological, plain = {}, {}
-    groups = couplings(dense, example)
+    groups = [group for group in couplings(dense, example, check=False) if group.layers[0] in kept]
     for group, cloud in zip(groups, points(dense, example, groups), strict=True):
-        layer = group.layers[0]
-        chosen = np.array([i for i in kept[layer] if i < group.choices])  # all blocks keep the same positions
-        topological[layer] = topological_distances(cloud, chosen)
-        plain[layer] = lost_shares(cloud, chosen)
+        chosen = np.array(group.positions(kept))
+        topological[group.layers[0]] = topological_distances(cloud, chosen)
+        plain[group.layers[0]] = lost_shares(cloud, chosen)
     return {"topological": topological, "plain": plain}
 
 

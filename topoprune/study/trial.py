@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
+from typing import Generic, TypeVar
 
 from topoprune import files
 from topoprune.selection import METHODS
@@ -89,10 +90,11 @@ class Portrait:
 
 
 Spec = Dense | Trial | Portrait
+AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(Generic[AnySpec]):
     """The result of a spec.
 
     Attributes:
@@ -101,7 +103,7 @@ class Record:
         provenance: commit, versions, device, date and seconds, see `provenance.provenance`.
     """
 
-    spec: Spec
+    spec: AnySpec
     result: dict
     provenance: dict
 
@@ -147,22 +149,24 @@ def spec_key(spec: Spec) -> str:
 
 
 ALWAYS_WRITTEN = {"batch", "peak_rate", "warmup", "momentum", "weight_decay", "label_smoothing", "shift", "options"}
-"""Fields with a default that the first records name. Any other field is left out where it has its default:
-so a new field changes no key of an old record."""
+"""Fields with a default that the first records name. A field that was added later is named only if it differs from
+its default, so that the keys of older records stay."""
 
 
-def spec_fields(spec: Spec | Recipe) -> dict:
-    """The fields of a spec as JSON values, without those that `ALWAYS_WRITTEN` lets out."""
-    named = {f.name: getattr(spec, f.name) for f in fields(spec)}
-    written = {f.name: named[f.name] for f in fields(spec) if f.name in ALWAYS_WRITTEN or named[f.name] != _default(f)}
-    return {
-        name: spec_fields(value) if is_dataclass(value) else json.loads(json.dumps(value))
-        for name, value in written.items()
+def spec_fields(spec: Spec) -> dict:
+    """The fields of a spec as JSON values, see `ALWAYS_WRITTEN`."""
+    written = {
+        f.name: getattr(spec, f.name)
+        for f in fields(spec)
+        if f.name in ALWAYS_WRITTEN or getattr(spec, f.name) != f.default
     }
+    return {name: _json_value(value) for name, value in written.items()}
 
 
-def _default(f: Field):
-    return f.default if f.default_factory is MISSING else f.default_factory()
+def _json_value(value):
+    if isinstance(value, Recipe):
+        return value.settings(ALWAYS_WRITTEN)
+    return spec_fields(value) if isinstance(value, Dense) else json.loads(json.dumps(value))
 
 
 SEARCH_COLUMNS = {"generation": 6, "best": 6, "evaluations": 6, "seconds": 3}

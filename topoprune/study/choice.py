@@ -1,0 +1,55 @@
+"""The choice of filters in a trial: made once, timed without imports and compilation."""
+
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from topoprune import files, fitness
+from topoprune.selection import NNI_PRUNERS, run_selection
+from topoprune.study.images import Data
+from topoprune.study.run_folder import SELECTION, run_folder
+from topoprune.study.trial import Trial
+
+
+def chosen_once(trial: Trial, identity: str, dense: nn.Module, data: Data) -> dict:
+    """Choose the filters of a trial, or read the choice that an earlier, interrupted run of it made.
+
+    Args:
+        identity: of the trial and of the weights of its dense network; any other choice is set aside.
+
+    Returns:
+        kept: layer -> indices of the kept filters.
+        selection_seconds: that choosing took.
+        searches: layer -> one dict a generation.
+    """
+    path = run_folder(trial) / SELECTION
+    if (stored := files.resume(files.read_json, path, identity)) is not None:
+        return stored
+    example = data.example()
+    import_and_compile(trial.method)
+    options = baseline_options(trial.method) | _surroundings(trial, data.train.labels[: len(example)]) | trial.options
+    selection = run_selection(dense, example, trial.method, trial.ratio, trial.seed, **options)
+    choice = {"kept": selection.kept, "selection_seconds": selection.seconds, "searches": selection.searches}
+    files.write_json(path, identity, choice)
+    return choice
+
+
+def baseline_options(method: str) -> dict:
+    """Options of the study's baselines: L1, L2 and FPGM are NNI's own pruners."""
+    return {"engine": "nni"} if method in NNI_PRUNERS else {}
+
+
+def import_and_compile(method: str) -> None:
+    """Do what only the first choice of a process would wait for, so that times compare methods."""
+    if method in NNI_PRUNERS:
+        import nni.compression.pruning  # noqa: F401
+    elif method == "topological":
+        corners = fitness.distance_matrix(np.eye(6, dtype=np.float32))
+        fitness.Fitness(corners)(np.array([[0, 1, 2, 3]]))
+
+
+def _surroundings(trial: Trial, labels: Tensor) -> dict:
+    """Options that say where and on what a trial runs; they are no part of its identity."""
+    folder: Path = run_folder(trial)
+    return {"topological": {"checkpoints": folder}, "taylor": {"labels": labels}}.get(trial.method, {})
