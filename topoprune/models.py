@@ -3,7 +3,6 @@
 from collections import OrderedDict
 
 from torch import nn
-from torchvision.models import vgg
 
 
 def build(architecture: str, classes: int = 10, width: float = 1.0) -> nn.Module:
@@ -25,6 +24,8 @@ def build(architecture: str, classes: int = 10, width: float = 1.0) -> nn.Module
         >>> sum(parameter.numel() for parameter in model.parameters())
         924186
     """
+    from torchvision.models import vgg  # here: it takes seconds to import
+
     if architecture != "vgg16":
         raise ValueError(f"unknown architecture {architecture!r}: choose vgg16")
     if not 0 < width <= 4:
