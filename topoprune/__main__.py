@@ -29,15 +29,17 @@ def _run(options) -> None:
     from topoprune import study
     from topoprune.study import workers
 
+    if getattr(options, "allow_dirty", False):
+        os.environ["TOPOPRUNE_ALLOW_DIRTY"] = "1"  # workers inherit it
     wanted = study.specs(options.profile, options.seeds, options.methods, options.ratios)
-    task = options.profile, wanted, options.device, options.force
+    arguments = options.profile, wanted, options.device, options.force
     if options.scheduler is not None:
-        made = workers.on_cluster(options.scheduler, *task)
+        records = workers.on_cluster(options.scheduler, *arguments)
     elif options.workers is not None:
-        made = workers.on_processes(options.workers, *task)
+        records = workers.on_processes(options.workers, *arguments)
     else:
-        made = study.records(*task)
-    print(f"{len(made)} records in {study.records_store(options.profile).path}")
+        records = study.records(*arguments)
+    print(f"{len(records)} records in {study.records_store(options.profile).path}")
 
 
 def _status(options) -> None:
@@ -49,7 +51,7 @@ def _status(options) -> None:
             print("\033[2J\033[H", end="")  # an empty screen
         try:
             print("\n".join(study.status_lines(state)), flush=True)
-        except BrokenPipeError:  # `| head` has seen enough; what is left must not be written at the end
+        except BrokenPipeError:  # `| head` has read enough: Python must not flush the rest at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
         if not (options.watch and state["missing"]):
