@@ -58,7 +58,7 @@ def first_filters(model: nn.Module, images: Tensor, ratio: float, multiple: int)
     """
     kept = {}
     for coupling in network.couplings(model, images):
-        n = coupling.filters
+        n = coupling.choices
         count = min(n, math.ceil((n - int(n * ratio)) / multiple) * multiple)
         kept |= {layer: list(range(count)) for layer in coupling.layers}
     return kept
@@ -184,12 +184,12 @@ def _trial(share: Share, search: dict[str, int]) -> Row:
     selection = run_selection(dense, images, "topological", 0.5, **search)
     pruned = network.remove(dense, images, selection.kept)
     recalibrating = workload.seconds_of(
-        lambda: training.recalibrate(pruned, data, share.images // share.batch, share.batch)
+        lambda: training.recalibrate(pruned, data.train.batches(share.batch), share.images // share.batch)
     )
     recipe = replace(workload.recipe, muon_rate=0.01)  # Muon, as in the study's fine-tuning
     tuning = min(seconds_per_image(pruned, data, recipe) for _ in range(3))  # the first is slower
-    evaluating = workload.seconds_of(lambda: training.accuracy(pruned, data, data.train))
-    filters = [coupling.filters for coupling in network.couplings(dense, images)]
+    evaluating = workload.seconds_of(lambda: training.accuracy(pruned, data.train.batches()))
+    filters = [coupling.choices for coupling in network.couplings(dense, images)]
     return {
         "filters": sum(filters),
         "widest layer": max(filters),
