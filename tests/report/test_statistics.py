@@ -75,7 +75,7 @@ def test_holm_by_hand_where_a_missing_test_does_not_count():
     assert len(statistics.holm(pd.Series([], dtype=float))) == 0
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(st.lists(st.floats(0, 1) | st.just(0.02), min_size=1, max_size=20))
 def test_holm_is_that_of_statsmodels(values):
     from statsmodels.stats.multitest import multipletests

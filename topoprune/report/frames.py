@@ -13,6 +13,7 @@ import pandas as pd
 from topoprune.files import FileError
 from topoprune.study import LAYERWISE, Dense, Record, Trial, describe, variant
 from topoprune.study.execution import RECOVERY_MARGIN
+from topoprune.study.trial import AnySpec
 
 NAMES = {
     "random": "random",
@@ -86,7 +87,7 @@ def typed_frame(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
-def of_kind(records: Sequence[Record], kind: type) -> list[Record]:
+def of_kind(records: Sequence[Record], kind: type[AnySpec]) -> list[Record[AnySpec]]:
     """The records whose spec is of one kind: `Dense`, `Trial` or `Portrait`."""
     return [record for record in records if isinstance(record.spec, kind)]
 
@@ -184,11 +185,11 @@ _LAYER_COLUMNS = {
 }
 
 
-def _cell(record: Record) -> dict:
+def _cell(record: Record[Trial]) -> dict:
     return {"method": name_of(record.spec), "ratio": record.spec.ratio, "seed": record.spec.seed}
 
 
-def _trial_row(record: Record, dense: dict) -> dict:
+def _trial_row(record: Record[Trial], dense: dict) -> dict:
     result = record.result
     _refuse_another_network(record, dense)
     last = result["history"][-1] if result["history"] else result["damage"]
@@ -216,7 +217,7 @@ def _trial_row(record: Record, dense: dict) -> dict:
     }
 
 
-def _refuse_another_network(record: Record, dense: dict) -> None:
+def _refuse_another_network(record: Record[Trial], dense: dict) -> None:
     """Compare the digests of the weights; older records lack them, so compare their validation accuracies."""
     digests = record.result.get("network"), dense.get("network")
     goal = record.result["recovery"]["goal"]

@@ -50,7 +50,7 @@ def show_figure(figure: Figure, caption: str, alt: str, name: str) -> None:
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
     picture.write_text(svg.getvalue())
-    figure.data.to_csv(data, index=False)
+    figure.data.to_csv(data, index=False)  # type: ignore[attr-defined]
     caption = f"{caption} {{download}}`SVG <{picture}>`, {{download}}`data (CSV) <{data}>`."
     myst = "\n".join([f":::{{figure}} {picture}", f":name: {name}", f":alt: {alt}", "", caption, ":::"])
     _display(myst, svg.getvalue())

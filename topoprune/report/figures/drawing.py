@@ -27,7 +27,7 @@ def finished(figure: Figure, data: pd.DataFrame) -> Figure:
     if not figure.legends:  # seaborn's grids have made room for theirs
         figure.tight_layout()
     plt.close(figure)
-    figure.data = data
+    figure.data = data  # type: ignore[attr-defined]  # `show` offers it for download
     return figure
 
 

@@ -11,10 +11,10 @@ from topoprune.report.frames import NAMES
 from topoprune.study import Portrait, Record
 
 
-def persistence_diagrams(portrait: Record) -> Figure:
+def persistence_diagrams(portrait: Record[Portrait]) -> Figure:
     """Diagrams of the whole layer beside those of what each method keeps, H0 and H1 apart."""
     diagrams = portrait.result["diagrams"]
-    methods = [method for method in _methods(portrait) if method in diagrams]
+    methods = [method for method in portrait.spec.methods if method in diagrams]
     figure, panels = plt.subplots(
         2, len(methods), figsize=(2.4 * len(methods), 5), sharex="row", sharey="row", squeeze=False
     )
@@ -37,7 +37,7 @@ def persistence_diagrams(portrait: Record) -> Figure:
     return finished(figure, pd.DataFrame(rows, columns=["kept by", "dimension", "birth", "death"]))
 
 
-def barcodes(portrait: Record) -> Figure:
+def barcodes(portrait: Record[Portrait]) -> Figure:
     """Bars of the layer's diagrams, longest first: the whole layer beside what each method keeps."""
     rows = [
         {
@@ -64,12 +64,12 @@ def barcodes(portrait: Record) -> Figure:
     return finished(figure, frame)
 
 
-def filters_in_the_plane(portrait: Record) -> Figure:
+def filters_in_the_plane(portrait: Record[Portrait]) -> Figure:
     """The layer's filters by multidimensional scaling, kept and removed, one panel for each method."""
     plane = np.asarray(portrait.result["plane"])
     kept = portrait.result["kept"]
     figure, panels = plt.subplots(1, len(kept), figsize=(2.6 * len(kept), 2.9), sharex=True, sharey=True, squeeze=False)
-    for axes, method in zip(panels[0], _methods(portrait), strict=True):
+    for axes, method in zip(panels[0], portrait.spec.methods, strict=True):
         removed = np.setdiff1d(np.arange(len(plane)), kept[method])
         axes.scatter(*plane[removed].T, s=14, facecolors="none", edgecolors="grey", label="removed")
         axes.scatter(*plane[kept[method]].T, s=14, color=COLOURS[NAMES[method]], label="kept")
@@ -79,11 +79,6 @@ def filters_in_the_plane(portrait: Record) -> Figure:
     for method, filters in kept.items():
         frame[f"kept by {NAMES[method]}"] = frame.index.isin(filters)
     return finished(figure, frame)
-
-
-def _methods(portrait: Record) -> tuple[str, ...]:
-    assert isinstance(portrait.spec, Portrait)
-    return portrait.spec.methods
 
 
 def _draw_diagram(axes: Axes, pairs: list, label: str, colour, size: float) -> None:

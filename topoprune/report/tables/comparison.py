@@ -134,9 +134,8 @@ def distance_by_layer(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(table, columns=columns)
 
 
-def shared_choices(portrait: Record) -> pd.DataFrame:
+def shared_choices(portrait: Record[Portrait]) -> pd.DataFrame:
     """Share (%) of kept filters of the portrait's layer that two methods have in common."""
-    assert isinstance(portrait.spec, Portrait)
     kept = {NAMES[method]: set(portrait.result["kept"][method]) for method in portrait.spec.methods}
     shares = {a: {b: 100 * len(kept[a] & kept[b]) / len(kept[a]) for b in kept} for a in kept}
     return pd.DataFrame(shares).round(0).astype(int).reset_index(names="method")
