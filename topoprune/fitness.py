@@ -34,7 +34,7 @@ def distance_matrix(points: ArrayLike, metric: str = "euclidean", pointed: bool 
         (m, m) with m = n, or n + 1 if pointed.
 
     Raises:
-        ValueError: wrong shape, NaN, infinity, distances outside float32, or an unknown metric.
+        ValueError: wrong shape, NaN, infinity, distances that float32 does not hold, or an unknown metric.
 
     >>> distance_matrix([[0, 0], [3, 4]], pointed=True)
     array([[0., 5., 0.],
@@ -52,8 +52,8 @@ def distance_matrix(points: ArrayLike, metric: str = "euclidean", pointed: bool 
         )
     if pointed:
         points = np.vstack([points, np.zeros_like(points[:1])])
-    with np.errstate(over="ignore", invalid="ignore"):  # `_single` refuses what overflows
-        return _single("points", METRICS[metric](points))
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
+        return _checked_delta(METRICS[metric](points))
 
 
 def _euclidean(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
@@ -341,21 +341,14 @@ def _array(name: str, values: ArrayLike, what: str, fits: Callable[[tuple], bool
     return array
 
 
-def _single(name: str, distances: Float64[np.ndarray, "n n"]) -> Float32[np.ndarray, "n n"]:
-    largest = distances.max()
-    if not (largest == 0 or 3e-38 <= largest <= np.finfo(np.float32).max):
-        rule = f"{name} must have distances of a size that float32 holds, 3e-38 .. 3e38"
-        raise ValueError(f"{rule}, got {largest:.3g}: rescale them")
-    return distances.astype(np.float32)
-
-
 def _checked_delta(delta: ArrayLike) -> Float32[np.ndarray, "n n"]:
     what = "a square matrix of distances between at least one point"
     delta = _array("delta", delta, what, lambda shape: len(shape) == 2 and shape[0] == shape[1] > 0)
-    delta = np.array(delta, np.float64, order="C")
-    if not np.isfinite(delta).all():
-        raise ValueError("delta must be finite, got NaN or infinity: see distance_matrix")
-    delta = _single("delta", delta)
+    largest = delta.max()
+    if not (largest == 0 or 3e-38 <= largest <= np.finfo(np.float32).max):  # NaN compares false
+        rule = "distances must be finite and of a size that float32 holds, 3e-38 .. 3e38"
+        raise ValueError(f"{rule}, got {largest:.3g} as the largest: rescale the points")
+    delta = np.ascontiguousarray(delta, np.float32)
     for rule, holds in (
         ("not be negative", delta >= 0),
         ("have a zero diagonal", (delta == 0) | ~np.eye(len(delta), dtype=bool)),

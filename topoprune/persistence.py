@@ -439,10 +439,7 @@ def _assignment(full, part, highest):
             j = previous
             i = before[j]
 
-    total = 0.0
-    for j in range(columns):
-        if owner[j] < 0:
-            total += (death[j] - birth[j]) / 2
+    total = (death - birth)[owner < 0].sum() / 2
     for i, j in enumerate(chosen):
         if j == columns:
             total += (part[i, 1] - part[i, 0]) / 2
