@@ -20,22 +20,23 @@ Chosen = list[list[int]]
 """For each coupling the positions of the choices that stay."""
 
 
-def ratios_of(couplings: Sequence[Coupling], ratio: float | int | Mapping[str, float | int]) -> list[float | int]:
+def ratios_of(
+    couplings: Sequence[Coupling], ratio: float | int | Mapping[str, float | int], layers: Sequence[str]
+) -> list[float | int]:
     """The share of choices to remove from each coupling.
 
     Args:
         couplings: of the network.
         ratio: one for all, or pattern -> ratio; "layer1.*" matches as in a shell, and a layer that no pattern
             matches stays whole. The first pattern that matches counts; of coupled layers the smallest ratio.
+        layers: names of all layers of the network.
 
     Raises:
-        ValueError: a pattern that matches no layer that can be pruned.
+        ValueError: a pattern that matches no layer.
     """
-    rules = _rules(ratio)
-    layers = [layer for coupling in couplings for layer in coupling.layers]
-    for pattern in rules:
-        if layers and not any(fnmatchcase(layer, pattern) for layer in layers):
-            raise ValueError(f"ratio names {pattern!r}, which no prunable layer matches: they are {', '.join(layers)}")
+    for pattern in _rules(ratio):
+        if not any(fnmatchcase(layer, pattern) for layer in layers):
+            raise ValueError(f"ratio names {pattern!r}, which no layer matches: they are {', '.join(layers)}")
     return [min(ratio_of(layer, ratio) for layer in coupling.layers) for coupling in couplings]
 
 
@@ -105,7 +106,6 @@ def towards(
 
 
 def by_scores(
-    couplings: Sequence[Coupling],
     scores: Sequence[torch.Tensor],
     least: Sequence[int],
     measure: Callable[[Chosen], float],
@@ -122,7 +122,7 @@ def by_scores(
     )
 
     def kept(gone: Iterable[tuple]) -> Chosen:
-        away: list[set[int]] = [set() for _ in couplings]
+        away: list[set[int]] = [set() for _ in scores]
         for _, layer, i in gone:
             away[layer].add(i)
         return [sorted(set(best) - lost) for best, lost in zip(ranked, away, strict=True)]

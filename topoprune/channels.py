@@ -45,7 +45,8 @@ WITHIN_CHANNELS = frozenset(
 ALONG_ONE_AXIS = frozenset("_softmax _log_softmax softmax log_softmax cumsum cumprod sort".split())
 ELEMENTWISE = frozenset(
     "hardswish hardsigmoid hardtanh leaky_relu elu celu silu mish gelu relu softplus log_sigmoid_forward rrelu "
-    "native_dropout bernoulli empty_like zeros_like ones_like full_like rand_like randn_like masked_fill lerp _prelu_kernel copy threshold softshrink hardshrink glu_jvp".split()
+    "native_dropout bernoulli empty_like zeros_like ones_like full_like rand_like randn_like masked_fill lerp "
+    "_prelu_kernel copy threshold softshrink hardshrink glu_jvp".split()
 )
 BATCH_NORMS = frozenset(
     "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_with_update "

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from topoprune import budget, criteria
 from topoprune.genetic import Search
-from topoprune.network import Coupling, Kept, PruningWarning, structure, width
+from topoprune.network import LAYERS, Coupling, Kept, PruningWarning, structure, width
 from topoprune.topological import points, topological
 
 LAYER_CRITERIA: dict[str, Callable] = {"l1": criteria.l1, "l2": criteria.l2, "fpgm": criteria.fpgm}
@@ -145,7 +145,8 @@ def run_selection(
         raise ValueError("nothing to prune: every layer is left whole or ignored")
     target = _target(flops, parameters, latency_ms)
     shape = partial(_shaped, couplings, round_to, minimum)
-    ratios = budget.ratios_of(couplings, ratio)
+    names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
+    ratios = budget.ratios_of(couplings, ratio, names)
     if target is None:
         counts = shape(budget.uniform(couplings, ratios))
     else:
@@ -167,7 +168,7 @@ def _choose(model, example_inputs, couplings, counts, method, seed, minimum, tar
         goal = measure(counts) if goal is None else _absolute(goal, measure, couplings)
         scores = NETWORK_CRITERIA[method](model, example_inputs, couplings, **options)
         least = [budget.remaining(c, 1, 1, minimum) for c in couplings]
-        return budget.by_scores(couplings, scores, least, measure, goal), {}
+        return budget.by_scores(scores, least, measure, goal), {}
     options = dict(options)
     checkpoints = options.pop("checkpoints", None)
     generator = np.random.default_rng(seed)

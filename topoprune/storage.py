@@ -148,7 +148,7 @@ def _stored(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, dict
     if model is not None:
         network = model
     elif "torchvision" in source:
-        network = _built(source["torchvision"], source.get("classes"), **source.get("options", {}))
+        network = build_torchvision(source["torchvision"], source.get("classes"), **source.get("options", {}))
     elif "architecture" in source:
         network = build(source["architecture"], source["classes"], source["width"])
     else:
@@ -174,13 +174,13 @@ def _torchvision(name: str, weights: str, classes: int | None) -> tuple[nn.Modul
         )
     try:
         if weights == "none":
-            model = _built(name, classes)
+            model = build_torchvision(name, classes)
         elif Path(weights).suffix == ".safetensors":
-            model = _built(name, classes)
+            model = build_torchvision(name, classes)
             model.load_state_dict(load_file(weights))
         else:
             with _no_pickle():
-                model = _built(name, classes, weights=weights)
+                model = build_torchvision(name, classes, weights=weights)
     except (OSError, pickle.UnpicklingError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"could not load the weights {weights} of {name} ({error!r}): download them where there is a network, "
@@ -192,7 +192,7 @@ def _torchvision(name: str, weights: str, classes: int | None) -> tuple[nn.Modul
     return model, source
 
 
-def _built(name: str, classes: int | None, weights: str | None = None, **options) -> nn.Module:
+def build_torchvision(name: str, classes: int | None = None, weights: str | None = None, **options) -> nn.Module:
     """A torchvision network; nothing is downloaded unless weights are named."""
     from torchvision.models import get_model, get_model_builder
 

@@ -8,7 +8,7 @@ from topoprune.report.benchmarks.fitness import (
     bench_wide,
     search_growth,
 )
-from topoprune.report.benchmarks.measurements import BENCHMARK, EMULATED, GRAPHICS, TILES, TRAINING, benchmark
+from topoprune.report.benchmarks.measurements import BENCHMARK, EMULATED, GRAPHICS, TILES, TRAINING, ZOO, benchmark
 from topoprune.report.benchmarks.reliability import (
     cluster,
     cluster_table,
@@ -31,6 +31,7 @@ from topoprune.report.benchmarks.training import (
     engine_trials,
 )
 from topoprune.report.benchmarks.training_numbers import cuda_numbers, engine_numbers, processor_numbers
+from topoprune.report.benchmarks.zoo import zoo_numbers, zoo_table
 
 __all__ = [
     "BENCHMARK",
@@ -38,6 +39,7 @@ __all__ = [
     "GRAPHICS",
     "TILES",
     "TRAINING",
+    "ZOO",
     "bench_engines",
     "bench_evaluations",
     "bench_network",
@@ -65,4 +67,6 @@ __all__ = [
     "torture_disk",
     "torture_numbers",
     "torture_phases",
+    "zoo_numbers",
+    "zoo_table",
 ]

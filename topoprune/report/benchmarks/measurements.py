@@ -20,6 +20,9 @@ TILES = RESULTS / "bench-training-amx.json"
 GRAPHICS = RESULTS / "bench-training-cuda.json"
 """Some sections on a CUDA device."""
 
+ZOO = RESULTS / "zoo.json"
+"""Written by `python -m topoprune.measure.zoo`."""
+
 
 def benchmark(path: Path = BENCHMARK) -> dict:
     """A measurement of `topoprune.measure`; by default the committed one of the fitness."""
