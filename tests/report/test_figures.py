@@ -8,6 +8,7 @@ from matplotlib.collections import LineCollection
 from planted import LAYERS, METHODS, RATIOS, networks, only_trials, planted, portrait, record
 
 from topoprune.report import figures, tables
+from topoprune.report.figures.main_figure import main_figure
 from topoprune.report.frames import NAMES, recovery_frame, trials
 
 NAMES_HERE = {NAMES[name] for name in METHODS}
@@ -81,6 +82,19 @@ def test_accuracy_by_cost_has_ticks_at_what_layerwise_methods_leave_and_publishe
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["10", "20", "50"]
     crosses = next(part for part in figure.axes[1].collections if part.get_label().startswith("published"))
     assert len(crosses.get_offsets()) == len(tables.published_table().dropna(subset=["FLOPs removed (%)"]))
+
+
+def test_the_main_figure_draws_differences_from_random_removal_network_by_network(records):
+    before, after = main_figure(records).axes
+    assert {text.get_text() for text in before.get_legend().get_texts()} == NAMES_HERE - {
+        NAMES["magnitude"],
+        NAMES["taylor"],
+    }
+    wide = trials(records).pivot_table(index=["ratio", "seed"], columns="method", values="test")
+    differences = wide["topological"] - wide["random"]
+    drawn = np.concatenate(drawn_lines(after))
+    assert set(differences.round(9)) | set(differences.groupby("ratio").mean().round(9)) <= set(drawn.round(9))
+    assert main_figure(networks(2)).data.empty
 
 
 def test_training_curves_draw_validation_and_test(records):
