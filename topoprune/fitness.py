@@ -146,19 +146,19 @@ def diagram_distance(a: ArrayLike, b: ArrayLike, distance: str = "wasserstein", 
     """
     _check_choice("distance", distance, DISTANCES)
     _check_choice("engine", engine, ENGINES)
-    a, b = _checked_bars("a", a), _checked_bars("b", b)
-    moves = _moves_of_infinite_bars(a, b)
+    bars = _checked_bars("a", a), _checked_bars("b", b)
+    moves = _moves_of_infinite_bars(*bars)
     if len(moves) and distance not in ("wasserstein", "bottleneck"):
         raise ValueError(f"bars must be finite for the {distance} distance, got an infinite one: leave it out")
-    a, b = (rows[np.isfinite(rows).all(axis=1)] for rows in (a, b))
-    if not len(a) and not len(b):
+    finite_a, finite_b = (rows[np.isfinite(rows).all(axis=1)] for rows in bars)
+    if not len(finite_a) and not len(finite_b):
         value = 0.0
     elif engine == "reference":
         from topoprune import reference
 
-        value = reference.distance(a, b, distance)
+        value = reference.distance(finite_a, finite_b, distance)
     else:
-        value = DISTANCES[distance](a, b)
+        value = DISTANCES[distance](finite_a, finite_b)
     return float(max(value, moves.max(initial=0)) if distance == "bottleneck" else value + moves.sum())
 
 
@@ -285,7 +285,7 @@ class Fitness:
         Raises:
             ValueError: an empty row, an index outside the points, or one that is there twice.
         """
-        return sum(self.by_dimension(population).values())
+        return np.sum([*self.by_dimension(population).values()], axis=0)
 
     def by_dimension(self, population: ArrayLike) -> dict[int, Float64[np.ndarray, " p"]]:
         """The terms of the fitness apart: dimension -> (p,) values."""
