@@ -102,7 +102,7 @@ def _against_reference(
 @contextmanager
 def _reference_error(error: float) -> Iterator[None]:
     """Let giotto-tda stop at this relative error of a Wasserstein distance."""
-    settings = reference.PARAMETERS["wasserstein"]
+    settings: Any = reference.PARAMETERS["wasserstein"]
     before = settings["delta"]
     settings["delta"] = error
     try:

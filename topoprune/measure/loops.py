@@ -40,7 +40,7 @@ def loops(workload: Workload) -> list[Row]:
             name: partial(_in_process, pool, partial(usual_loop, workload, **options))
             for name, options in usual_options.items()
         }
-        variants = {**usual, **_our_variants(workload)}
+        variants: dict[str, Callable[[], float]] = {**usual, **_our_variants(workload)}
         first_call = {name: workload.seconds_of(train) for name, train in variants.items()}  # warms up, compiles
         rounds = [{name: train() for name, train in variants.items()} for _ in range(workload.rounds)]
     plain = next(iter(variants))
@@ -116,7 +116,8 @@ def _usual_variants(workload: Workload) -> dict[str, dict[str, Any]]:
     if uses_bfloat16(workload.device):
         steps["+ bfloat16"] = {"bfloat16": True}
     steps["+ channels last"] = {"channels_last": True}
-    variants, options = {"DataLoader, float32": {}}, {}
+    options: dict[str, Any] = {}
+    variants = {"DataLoader, float32": options}
     for name, step in steps.items():
         options = {**options, **step}
         variants[name] = options
@@ -138,7 +139,7 @@ def _our_variants(workload: Workload) -> dict[str, Callable[[], float]]:
         last_step = "CUDA graph"
     variants[f"+ {last_step} (ours)"] = lambda: our_loop(workload.network(), data, workload)
     if workload.compiled:
-        compiled = torch.compile(workload.network())
+        compiled: Any = torch.compile(workload.network())
         variants["ours, torch.compile"] = lambda: our_loop(compiled, data, workload)
     return variants
 

@@ -56,7 +56,7 @@ def first_filters(model: nn.Module, images: Tensor, ratio: float, multiple: int)
         ratio: share of the filters to remove; `int(n * ratio)` of n go.
         multiple: the number of kept filters is rounded up to a multiple of this.
     """
-    kept = {}
+    kept: network.Kept = {}
     for coupling in network.couplings(model, images):
         n = coupling.choices
         count = min(n, math.ceil((n - int(n * ratio)) / multiple) * multiple)
@@ -173,7 +173,7 @@ def _median(values: list[Any]) -> Any:
     return None if values[0] is None else statistics.median(values)
 
 
-def _trial(share: Share, search: dict[str, int]) -> Row:
+def _trial(share: Share, search: dict[str, Any]) -> Row:
     """In one of several processes: time the parts of a topological trial, and their memory."""
     workload = share.workload()
     data, dense = workload.resident_data(), workload.network()

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -105,7 +105,10 @@ def _last_of_each_size(workload: Workload) -> list[tuple[nn.Conv2d, torch.Size]]
 def _convolution(workload: Workload, layer: nn.Conv2d, shape: torch.Size) -> Row:
     """Forward and backward, in the precision of training."""
     images = torch.randn(shape, device=workload.device).to(memory_format=torch.channels_last).requires_grad_()
-    variants = {"library": contextlib.nullcontext, "product": partial(SmallAsProducts, shape[3], 0)}
+    variants: dict[str, Callable[[], Any]] = {
+        "library": contextlib.nullcontext,
+        "product": partial(SmallAsProducts, shape[3], 0),
+    }
 
     def seconds(variant: Callable[[], Any]) -> float:
         return workload.seconds_of(lambda: _convolve(layer, images, variant, workload.device))
@@ -129,7 +132,7 @@ def _convolve(layer: nn.Conv2d, images: Tensor, variant: Callable[[], Any], devi
     outputs.backward(outputs.detach())
 
 
-def _in_alternation(calls: dict[Any, Callable[[], float]], rounds: int) -> list[dict[Any, float]]:
+def _in_alternation(calls: Mapping[Any, Callable[[], float]], rounds: int) -> list[dict[Any, float]]:
     """Call each in turn, round after round, since a machine's speed drifts. A first round warms up."""
     for call in calls.values():
         call()
