@@ -16,6 +16,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.call(options)
+    except ModuleNotFoundError as error:
+        extra = "vision" if error.name == "torchvision" else "study"
+        print(f"topoprune: error: this needs {error.name}: pip install 'topoprune[{extra}]'", file=sys.stderr)
+        return 2
     except (ValueError, RuntimeError, OSError) as error:
         print(f"topoprune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

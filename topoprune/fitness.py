@@ -6,6 +6,7 @@ This module knows points and subsets, nothing of networks. Two engines give the 
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
@@ -110,9 +111,7 @@ def diagrams(
 def _bars(delta, edges, members, dimensions, engine):
     """Bars of a subset by dimension, some of length 0."""
     if engine == "reference":
-        from topoprune import reference  # giotto-tda takes seconds to import
-
-        return reference.diagrams(delta[np.ix_(members, members)], dimensions)
+        return _reference().diagrams(delta[np.ix_(members, members)], dimensions)
     if edges is None:
         return {0: persistence.tree_bars(delta, members)}
     found = persistence.rips_bars(*edges, members, len(delta))
@@ -154,9 +153,7 @@ def diagram_distance(a: ArrayLike, b: ArrayLike, distance: str = "wasserstein", 
     if not len(finite_a) and not len(finite_b):
         value = 0.0
     elif engine == "reference":
-        from topoprune import reference
-
-        value = reference.distance(finite_a, finite_b, distance)
+        value = _reference().distance(finite_a, finite_b, distance)
     else:
         value = DISTANCES[distance](finite_a, finite_b)
     return float(max(value, moves.max(initial=0)) if distance == "bottleneck" else value + moves.sum())
@@ -385,3 +382,12 @@ def _checked_bars(name: str, rows: ArrayLike) -> Float64[np.ndarray, "_ 2"]:
 def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _reference() -> ModuleType:
+    """The reference engine, which takes seconds to import."""
+    try:
+        from topoprune import reference
+    except ImportError as error:
+        raise ValueError("engine='reference' needs giotto-tda: install topoprune[reference] on Python 3.12") from error
+    return reference

@@ -35,5 +35,6 @@ def build(architecture: str, classes: int = 10, width: float = 1.0) -> nn.Module
     for module in features:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return nn.Sequential(OrderedDict(features=features, flatten=nn.Flatten(), classifier=classifier))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
@@ -299,8 +300,8 @@ def scores(model: nn.Module, coupling: Coupling, value: Callable[[nn.Parameter],
 
 def width(model: nn.Module, layer: str) -> int:
     """Number of filters of a layer."""
-    module = model.get_submodule(layer)
-    return getattr(module, "out_channels", None) or module.out_features
+    module: Any = model.get_submodule(layer)
+    return module.out_features if isinstance(module, nn.Linear) else module.out_channels
 
 
 def _unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
@@ -336,7 +337,7 @@ def _refuse_computed_weights(model: nn.Module, prefix: str) -> None:
                 "torch.nn.utils.prune.remove" if masked else "torch.nn.utils.remove_weight_norm or remove_spectral_norm"
             )
             raise ValueError(f"{what} computes its weight in a hook: make it a plain parameter with {cure}, then prune")
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(recurse=False)):
             raise ValueError(f"{what} has no weights yet: run the network once on example inputs, then prune")
 
 
@@ -583,7 +584,8 @@ def _cut(network: nn.Module, removed: dict[Coupling, np.ndarray]) -> None:
     away: dict[Axis, list[np.ndarray]] = {}
     for coupling, gone in removed.items():
         for name, (choices, _) in coupling.norms.items():
-            network.get_submodule(name).num_features -= int(np.isin(choices, gone).sum())
+            norm: Any = network.get_submodule(name)
+            norm.num_features -= int(np.isin(choices, gone).sum())
         for axis, (choices, indices) in coupling.slices.items():
             away.setdefault(axis, []).append(indices[np.isin(choices, gone)])
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
@@ -594,7 +596,8 @@ def _cut(network: nn.Module, removed: dict[Coupling, np.ndarray]) -> None:
         value = new.get(id(old), old).detach()
         new[id(old)] = value.index_select(axis.axis, torch.as_tensor(rest, device=value.device))
     for module in network.modules():
-        for store in (module._parameters, module._buffers):
+        stores: tuple[dict, ...] = (module._parameters, module._buffers)
+        for store in stores:
             for name, old in store.items():
                 if old is not None and id(old) in new:
                     store[name] = _like(new[id(old)], old)
@@ -607,9 +610,9 @@ def _like(value: Tensor, old: Tensor) -> Tensor:
     return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
 
 
-def _set_sizes(module: nn.Module) -> None:
+def _set_sizes(module: Any) -> None:
     """Let a layer's numbers of channels be those of its weight."""
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     if isinstance(module, nn.modules.conv._ConvNd):
         if module.transposed:
             module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
@@ -629,9 +632,8 @@ def _set_sizes(module: nn.Module) -> None:
 
 
 def _renamed(coupling: Coupling, prefix: str) -> Coupling:
-    members, sizes = (
-        {prefix + layer: value for layer, value in part.items()} for part in (coupling.members, coupling.sizes)
-    )
+    members = {prefix + layer: rows for layer, rows in coupling.members.items()}
+    sizes = {prefix + layer: size for layer, size in coupling.sizes.items()}
     return Coupling(members, sizes, coupling.slices, coupling.readers, coupling.norms)
 
 

@@ -101,10 +101,11 @@ def prune(
     before = cost(model, example_inputs)
     target = {name: options.pop(name) for name in TARGETS if options.get(name) is not None}
     goals = {name: absolute_target(name, value, before) for name, value in target.items()}
-    kept, seconds, current = {}, 0.0, model
+    kept: Kept = {}
+    seconds, current = 0.0, model
     for step in range(1, steps + 1):
         done = schedule(step / steps)
-        goal = {name: _between(getattr(before, name), value, done) for name, value in goals.items()}
+        goal: dict[str, Any] = {name: _between(getattr(before, name), value, done) for name, value in goals.items()}
         part = ratio if steps == 1 or goal else _part(model, current, ratio, done)
         chosen = run_selection(current, example_inputs, method, part, seed, **goal, **options)
         seconds += chosen.seconds

@@ -300,4 +300,6 @@ def _options_of(method: str | Callable) -> set[str]:
     if method in NETWORK_CRITERIA:
         signature = inspect.signature(NETWORK_CRITERIA[method])
         return {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-    return {"random": set(), "l1": {"engine"}, "l2": {"engine"}, "fpgm": {"engine"}}.get(method, {"space"})
+    if method == "random":
+        return set()
+    return {"engine"} if method in NNI_PRUNERS else {"space"}

@@ -101,7 +101,7 @@ def _weights(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     return {name: _filters(module) for name, module in model.named_modules() if isinstance(module, LAYERS)}
 
 
-def _filters(layer: nn.Module) -> Tensor:
+def _filters(layer: Any) -> Tensor:
     weight = layer.weight.detach()
     if not getattr(layer, "transposed", False):
         return weight.flatten(1)
@@ -142,7 +142,7 @@ def _keep_output(rows: dict[str, Tensor], name: str) -> Callable:
         if isinstance(module, nn.Linear):  # channels come last
             output = output.flatten(0, -2)
         elif output.ndim > 2:
-            pool = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}[output.ndim]
+            pool: Any = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}[output.ndim]
             output = pool(output, [min(ACTIVATION_SIDE, length) for length in output.shape[2:]])
         rows[name] = output.detach().transpose(0, 1).flatten(1) / len(output) ** 0.5
 

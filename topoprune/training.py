@@ -12,6 +12,7 @@ from itertools import chain, islice
 from math import cos, isfinite, pi
 from operator import length_hint
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -174,8 +175,14 @@ def train(
     with evaluating(model):  # restores all modes at the end
         for module in trained:
             module.training = True
-        step = _step(model, data, recipe, fast) if remaining else None
-        bar = {"initial": len(history), "total": recipe.epochs, "unit": "epoch", "leave": False, "disable": None}
+        step = _step(model, data, recipe, fast) if remaining else _no_step
+        bar: dict[str, Any] = {
+            "initial": len(history),
+            "total": recipe.epochs,
+            "unit": "epoch",
+            "leave": False,
+            "disable": None,
+        }
         for epoch in tqdm(remaining, "train", **bar):
             started = time.perf_counter()
             loss = _epoch(step, optimizers, data, recipe, steps, seed, epoch)
@@ -311,6 +318,10 @@ def _epoch(step: Step, optimizers, data: Iterable, recipe: Recipe, steps: int, s
     return mean if isfinite(mean) else None
 
 
+def _no_step(inputs, labels: Tensor) -> Tensor:
+    raise AssertionError("all epochs are done")
+
+
 def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """SGD, and Muon for the convolutions if it has a rate. Each group of parameters holds its peak rate."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -320,8 +331,8 @@ def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
     weights = [p for p in parameters if p.ndim > 1 and not (p.ndim == 4 and recipe.muon_rate)]
     vectors = [p for p in parameters if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    settings = {"lr": 0.0, "momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
-    optimizers = []
+    settings: dict[str, Any] = {"lr": 0.0, "momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
+    optimizers: list[torch.optim.Optimizer] = []
     if weights or vectors:
         optimizers.append(torch.optim.SGD([group for group in groups if group["params"]], **settings))
     if convolutions:
@@ -349,11 +360,13 @@ def _restore(state: dict[str, Tensor], checkpoint: Path, identity: str) -> list[
         return []
     tensors, metadata = stored
     if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in state.items()}:
-        return files.set_aside(checkpoint, f"{checkpoint} is of a network with other layers") or []
+        files.set_aside(checkpoint, f"{checkpoint} is of a network with other layers")
+        return []
     try:
         history = [Epoch(**epoch) for epoch in metadata["history"]]
     except (KeyError, TypeError):
-        return files.set_aside(checkpoint, f"{checkpoint} holds no history of epochs") or []
+        files.set_aside(checkpoint, f"{checkpoint} holds no history of epochs")
+        return []
     with torch.no_grad():
         for name, value in state.items():
             value.copy_(tensors[name])

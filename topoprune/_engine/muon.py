@@ -22,12 +22,12 @@ class Muon(torch.optim.Muon):
             raise ValueError("Muon needs contiguous or channels_last weights: call model.to(memory_format=...)")
         super().__init__(matrices, **settings)
 
-    def step(self):
+    def step(self, closure=None):
         for weight, matrix in zip(self.weights, self.param_groups[0]["params"], strict=True):
             matrix.grad = None if weight.grad is None else _matrix(weight.grad, weight)
         native = precision(self.weights[0].device.type) is torch.bfloat16
         with contextlib.nullcontext() if native else _InFloat32():
-            super().step()
+            super().step(closure)
 
 
 class _InFloat32(TorchFunctionMode):
