@@ -85,7 +85,8 @@ clean: ## remove the environment and what was built; records of runs (_build/res
 		"and pyenv have it), or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@test -e $@ || $(UV) venv --quiet --clear --python $(PYTHON_3_11_OR_3_12) .venv
 	@rm -f $@
-	$(UV) pip sync --python $(RUN) --require-hashes --build-constraints requirements.lock requirements.lock
+	$(UV) pip sync --python $(RUN) --require-hashes --build-constraints requirements.lock --compile-bytecode \
+		requirements.lock
 	$(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation --editable .
 	@touch $@
 
