@@ -13,20 +13,16 @@ from topoprune.study.grid import (
     records_store,
     results_folder,
 )
-from topoprune.study.profiles import (
-    LAYERWISE,
-    PROFILES,
-    VARIANTS,
-    Profile,
+from topoprune.study.plans import (
     dense_specs,
     describe,
     portrait_spec,
-    profile,
     specs,
     trial_specs,
     variant,
     with_companions,
 )
+from topoprune.study.profiles import LAYERWISE, PROFILES, VARIANTS, Profile, profile
 from topoprune.study.progress import status, status_lines
 from topoprune.study.store import Store
 from topoprune.study.trial import Dense, Portrait, Record, Trial, spec_key

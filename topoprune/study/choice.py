@@ -1,7 +1,5 @@
 """The choice of filters in a trial: made once, timed without imports and compilation."""
 
-from pathlib import Path
-
 import numpy as np
 from torch import Tensor, nn
 
@@ -51,5 +49,6 @@ def import_and_compile(method: str) -> None:
 
 def _surroundings(trial: Trial, labels: Tensor) -> dict:
     """Options that say where and on what a trial runs; they are no part of its identity."""
-    folder: Path = run_folder(trial)
-    return {"topological": {"checkpoints": folder}, "taylor": {"labels": labels}}.get(trial.method, {})
+    if trial.method == "topological":
+        return {"checkpoints": run_folder(trial)}
+    return {"labels": labels} if trial.method == "taylor" else {}

@@ -44,9 +44,10 @@ def topological_distances(filters: Float[np.ndarray, "n d"], kept: Int[np.ndarra
 def lost_shares(filters: Float[np.ndarray, "n d"], kept: Int[np.ndarray, " k"]) -> dict[str, float]:
     """Shares in [0, 1] of the summed squared weights and of the effective rank that go with the other filters.
 
-    >>> shares = lost_shares(np.eye(4, dtype=np.float32), np.array([0, 1, 2]))
-    >>> {name: round(share, 6) for name, share in shares.items()}
-    {'norm': 0.25, 'rank': 0.25}
+    Example:
+        >>> shares = lost_shares(np.eye(4, dtype=np.float32), np.array([0, 1, 2]))
+        >>> {name: round(share, 6) for name, share in shares.items()}
+        {'norm': 0.25, 'rank': 0.25}
     """
     rows = torch.from_numpy(filters)
     few = rows[kept]
@@ -59,10 +60,11 @@ def lost_shares(filters: Float[np.ndarray, "n d"], kept: Int[np.ndarray, " k"]) 
 def effective_rank(matrix: Float[Tensor, "n d"]) -> float:
     """Exponential of the entropy of the normalised singular values (Roy & Vetterli, EUSIPCO 2007); 0 for zeros.
 
-    >>> round(effective_rank(torch.eye(3)), 6)
-    3.0
-    >>> effective_rank(torch.zeros(3, 3))
-    0.0
+    Example:
+        >>> round(effective_rank(torch.eye(3)), 6)
+        3.0
+        >>> effective_rank(torch.zeros(3, 3))
+        0.0
     """
     values = torch.linalg.svdvals(matrix.double())
     total = values.sum()
@@ -101,8 +103,9 @@ def recovery(history: list[dict], damage: dict, goal: float) -> dict:
         epochs, seconds: until the goal.
         area: mean validation accuracy over the epochs, the damage included (trapezoids).
 
-    >>> recovery([{"validation": 0.9, "seconds": 2.0}], {"validation": 0.5}, goal=0.8)
-    {'goal': 0.8, 'reached': True, 'epochs': 1, 'seconds': 2.0, 'area': 0.7}
+    Example:
+        >>> recovery([{"validation": 0.9, "seconds": 2.0}], {"validation": 0.5}, goal=0.8)
+        {'goal': 0.8, 'reached': True, 'epochs': 1, 'seconds': 2.0, 'area': 0.7}
     """
     curve = [damage["validation"], *(epoch["validation"] for epoch in history)]
     epochs = next((i for i, value in enumerate(curve) if value >= goal), None)

@@ -50,8 +50,9 @@ def load(dataset: str, device: str | torch.device = "cpu") -> Data:
         ValueError: unknown data set.
         DataError: a file is corrupt, or missing and cannot be downloaded.
 
-    >>> len(load("digits").train)
-    1077
+    Example:
+        >>> len(load("digits").train)
+        1077
     """
     if dataset not in DATASETS:
         raise ValueError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from topoprune.files import FileError
 from topoprune.study.datasets import DataError
 from topoprune.study.execution import run
 from topoprune.study.locks import is_locked
-from topoprune.study.profiles import companion_specs, describe, specs
+from topoprune.study.plans import companion_specs, describe, specs
 from topoprune.study.provenance import PUBLISHED, commit, require_clean
 from topoprune.study.run_folder import discard_run, run_folder
 from topoprune.study.store import Store
@@ -63,7 +63,7 @@ def records_of_profiles(
     """As `records`, for several profiles; a spec that they share is run once.
 
     Args:
-        wanted: profile -> its specs, or None for all of them; see `profiles.with_companions`.
+        wanted: profile -> its specs, or None for all of them; see `plans.with_companions`.
 
     Returns:
         profile -> its records
@@ -179,8 +179,9 @@ def _finished(calls: list[tuple], executor: Executor | None) -> Iterator[Record]
         ) from error
 
 
-def _one_by_one(calls: list[tuple]) -> Iterator[tuple[Spec, Record | BaseException]]:
+def _one_by_one(calls: list[tuple]) -> Generator[tuple[Spec, Record | BaseException], None, None]:
     for call in calls:
+        outcome: Record | Exception
         try:
             outcome = run(*call)
         except Exception as error:
@@ -188,7 +189,7 @@ def _one_by_one(calls: list[tuple]) -> Iterator[tuple[Spec, Record | BaseExcepti
         yield call[0], outcome
 
 
-def _side_by_side(calls: list[tuple], executor: Executor) -> Iterator[tuple[Spec, Record | BaseException]]:
+def _side_by_side(calls: list[tuple], executor: Executor) -> Generator[tuple[Spec, Record | BaseException], None, None]:
     """Submit dense networks first, and a trial when its dense network is finished: all its trials share it."""
     networks = {call[0] for call in calls if isinstance(call[0], Dense)}
     pruning = defaultdict(list)

@@ -124,7 +124,7 @@ class Augmented:
             rows = slice(start, start + self.batch)
             chosen = order[rows]
             made = shifted(images, chosen, shifts[rows], mirrored[chosen])
-            if self.cutout:
+            if corners is not None:
                 made = painted(made, corners[rows], self.cutout, self.split.mean)
             yield self.split.normalized(made), labels[chosen]
 

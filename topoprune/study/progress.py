@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from topoprune.study.grid import records_store
-from topoprune.study.profiles import describe, specs
+from topoprune.study.plans import describe, specs
 from topoprune.study.run_folder import finished_steps, run_folder, run_state
 from topoprune.study.trial import Dense, Portrait, Record, Spec, spec_key
 
@@ -16,7 +16,7 @@ def status(
     methods: Iterable[str] | None = None,
     ratios: Iterable[float] | None = None,
 ) -> dict:
-    """How far the specs of a profile are, see `profiles.specs`. Nothing is written.
+    """How far the specs of a profile are, see `plans.specs`. Nothing is written.
 
     Returns:
         path: of the records file.
@@ -28,7 +28,7 @@ def status(
             workers; None if no record is stored.
 
     Raises:
-        ValueError, files.FileError: as `profiles.specs` and `Store.load`.
+        ValueError, files.FileError: as `plans.specs` and `Store.load`.
     """
     store = records_store(name)
     stored = store.load()

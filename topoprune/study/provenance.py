@@ -32,8 +32,9 @@ PACKAGES = (
 def provenance(device: str, seconds: float) -> dict:
     """Commit, versions, device and date, beside the seconds that the work took.
 
-    >>> sorted(provenance("cpu", 1.234))
-    ['commit', 'date', 'device', 'python', 'seconds', 'versions']
+    Example:
+        >>> sorted(provenance("cpu", 1.234))
+        ['commit', 'date', 'device', 'python', 'seconds', 'versions']
     """
     return {
         "seconds": round(seconds, 2),

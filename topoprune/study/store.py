@@ -22,13 +22,14 @@ class Store:
     Attributes:
         path: the file; its folder is created with the first record.
 
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     store = Store(f"{folder}/records.jsonl")
-    ...     store.append({"key": "a", "result": 1})
-    ...     store.append({"key": "a", "result": 2})
-    ...     store.load()
-    {'a': {'key': 'a', 'result': 2, 'schema': 2}}
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     store = Store(f"{folder}/records.jsonl")
+        ...     store.append({"key": "a", "result": 1})
+        ...     store.append({"key": "a", "result": 2})
+        ...     store.load()
+        {'a': {'key': 'a', 'result': 2, 'schema': 2}}
     """
 
     def __init__(self, path: Path | str):

@@ -50,10 +50,11 @@ class Trial:
     Raises:
         ValueError: unknown method, or a ratio outside [0, 1).
 
-    >>> dense = Dense("digits", "vgg16", 0.125, seed=0, recipe=Recipe(epochs=10))
-    >>> trial = Trial(dense, "l1", ratio=0.5, seed=0, recovery=Recipe(epochs=3))
-    >>> spec_key(trial)
-    'c851659fdf12cd05'
+    Example:
+        >>> dense = Dense("digits", "vgg16", 0.125, seed=0, recipe=Recipe(epochs=10))
+        >>> trial = Trial(dense, "l1", ratio=0.5, seed=0, recovery=Recipe(epochs=3))
+        >>> spec_key(trial)
+        'c851659fdf12cd05'
     """
 
     dense: Dense
@@ -176,9 +177,10 @@ SEARCH_COLUMNS = {"generation": 6, "best": 6, "evaluations": 6, "seconds": 3}
 def searches_by_column(result: dict) -> dict:
     """The result with each search as {column: one value a generation}, a fifth of the size of one dict a generation.
 
-    >>> steps = [{"generation": 0, "best": 0.5, "evaluations": 8, "seconds": 0.123456, "worst": 0.9}]
-    >>> searches_by_column({"searches": {"features.0": steps}})["searches"]["features.0"]
-    {'generation': [0], 'best': [0.5], 'evaluations': [8], 'seconds': [0.123]}
+    Example:
+        >>> steps = [{"generation": 0, "best": 0.5, "evaluations": 8, "seconds": 0.123456, "worst": 0.9}]
+        >>> searches_by_column({"searches": {"features.0": steps}})["searches"]["features.0"]
+        {'generation': [0], 'best': [0.5], 'evaluations': [8], 'seconds': [0.123]}
     """
     searches = result.get("searches", {})
     columns = {

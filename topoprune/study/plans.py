@@ -1,0 +1,161 @@
+"""The specs of a profile, in the order in which one process runs them."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from numbers import Integral
+from typing import Any
+
+from topoprune.genetic import Search
+from topoprune.study.profiles import COMPANIONS, LAYERWISE, VARIANTS, Profile, profile
+from topoprune.study.trial import Dense, Portrait, Spec, Trial
+
+
+def dense_specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense]:
+    """The dense networks of a profile.
+
+    Raises:
+        ValueError: seeds that are not whole numbers from 0.
+
+    Example:
+        >>> [dense.seed for dense in dense_specs("quick", [2, 0])]
+        [2, 0]
+    """
+    p = profile(name)
+    return [Dense(p.dataset, "vgg16", p.width, seed, p.dense) for seed in _chosen_seeds(p, seeds)]
+
+
+def trial_specs(
+    name: str,
+    seeds: Iterable[int] | None = None,
+    methods: Iterable[str] | None = None,
+    ratios: Iterable[float] | None = None,
+) -> list[Trial]:
+    """The trials of a profile, or some of them: its first ratios for every seed, then the others.
+
+    Raises:
+        ValueError: methods or ratios that the profile does not have, or seeds that are not whole numbers from 0.
+
+    Example:
+        >>> [trial.ratio for trial in trial_specs("quick", seeds=[0], methods=["l1"])]
+        [0.5, 0.9]
+    """
+    p = profile(name)
+    chosen_methods = _chosen(methods, p.methods, "methods", name)
+    chosen_ratios = _chosen(ratios, p.ratios, "ratios", name)
+    first = [ratio for ratio in chosen_ratios if ratio in p.first]
+    later = [ratio for ratio in chosen_ratios if ratio not in p.first]
+    return [
+        _trial(p, dense, method, ratio)
+        for part in (first, later)
+        for dense in dense_specs(name, seeds)
+        for ratio in part
+        for method in chosen_methods
+    ]
+
+
+def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 0.5) -> Portrait:
+    """One layer of the first dense network of a profile, as each method of `LAYERWISE` prunes it."""
+    p = profile(name)
+    methods = tuple(method for method in p.methods if method in LAYERWISE)
+    return Portrait(dense_specs(name, seeds)[0], p.layer, ratio, methods, p.search)
+
+
+def specs(
+    name: str,
+    seeds: Iterable[int] | None = None,
+    methods: Iterable[str] | None = None,
+    ratios: Iterable[float] | None = None,
+) -> list[Spec]:
+    """All specs of a profile, or those of some trials, in the order in which one process runs them.
+
+    A dense network stands right before its first trial, so that an interrupted study has whole comparisons.
+    The portrait comes last, if neither methods nor ratios are chosen.
+    """
+    trials = trial_specs(name, seeds, methods, ratios)
+    if not profile(name).methods:
+        return [*dense_specs(name, seeds)]
+    ordered: list[Spec] = []
+    for trial in trials:
+        ordered += [trial] if trial.dense in ordered else [trial.dense, trial]
+    whole = methods is None and ratios is None
+    return [*ordered, portrait_spec(name, seeds)] if whole else ordered
+
+
+def companion_specs(name: str, which: str, seeds: Iterable[int] | None = None) -> tuple[str, list[Spec]]:
+    """Name and specs of a companion profile ("" and none if there is none): dense networks and trials, no portrait.
+
+    Args:
+        which: one of `COMPANIONS`.
+    """
+    companion = getattr(profile(name), which)
+    if not companion:
+        return "", []
+    return companion, [*dense_specs(companion, seeds), *trial_specs(companion, seeds)]
+
+
+def with_companions(name: str, seeds: Iterable[int] | None = None) -> dict[str, list[Spec]]:
+    """Profile -> specs, of a profile and of all its companions: everything that its book shows.
+
+    Example:
+        >>> list(with_companions("quick"))
+        ['quick', 'quick-ablation', 'quick-recovery']
+    """
+    companions = dict(companion_specs(name, which, seeds) for which in COMPANIONS)
+    return {name: specs(name, seeds)} | {other: wanted for other, wanted in companions.items() if other}
+
+
+def variant(trial: Trial) -> str:
+    """The study's name of a trial's method, see `VARIANTS`; the budget of a search does not matter.
+
+    Example:
+        >>> variant(trial_specs("quick", methods=["pointed"])[0])
+        'pointed'
+    """
+    options = {name: value for name, value in trial.options.items() if name not in _BUDGET}
+    names = (name for name, known in VARIANTS.items() if known == (trial.method, options))
+    return next(names, f"{trial.method} {options}")
+
+
+def describe(spec: Spec) -> str:
+    """One line for people.
+
+    Example:
+        >>> describe(dense_specs("study")[0])
+        'dense vgg16 x1.0 on cifar10, seed 0'
+    """
+    if isinstance(spec, Trial):
+        return f"{variant(spec)} at ratio {spec.ratio}, seed {spec.seed}"
+    if isinstance(spec, Portrait):
+        return f"portrait of {spec.layer} at ratio {spec.ratio}"
+    return f"dense {spec.architecture} x{spec.width} on {spec.dataset}, seed {spec.seed}"
+
+
+_BUDGET = {setting.name for setting in fields(Search)}
+
+
+def _trial(p: Profile, dense: Dense, name: str, ratio: float) -> Trial:
+    method, options = VARIANTS[name]
+    budget = p.search if method == "topological" else {}
+    return Trial(dense, method, ratio, dense.seed, p.recovery, {**budget, **options})
+
+
+def _chosen(given: Any, known: tuple, what: str, name: str) -> list:
+    """The given values, each once; all known ones if none are given."""
+    if given is None:
+        return list(known)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{what} must be a list, got {given!r}")
+    chosen = list(dict.fromkeys(given))
+    if unknown := [value for value in chosen if value not in known]:
+        cure = f"choose from {', '.join(map(str, known))}" if known else "it has none"
+        raise ValueError(f"unknown {what} of {name}: {', '.join(map(str, unknown))}; {cure}")
+    return chosen
+
+
+def _chosen_seeds(p: Profile, seeds: Any) -> list[int]:
+    """Seeds as plain integers, each once: they are part of keys."""
+    given = p.seeds if seeds is None else seeds
+    chosen: list[Any] = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(dict.fromkeys(given))
+    if not chosen or not all(isinstance(seed, Integral) and 0 <= int(seed) < 2**31 for seed in chosen):
+        raise ValueError(f"seeds must be a list of whole numbers from 0, got {seeds!r}")
+    return [int(seed) for seed in chosen]
