@@ -17,8 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.call(options)
     except ModuleNotFoundError as error:
-        extra = "vision" if error.name == "torchvision" else "study"
-        print(f"topoprune: error: this needs {error.name}: pip install 'topoprune[{extra}]'", file=sys.stderr)
+        missing = (error.name or "").partition(".")[0]
+        extra = "vision" if missing in ("torchvision", "PIL") else "study"
+        print(f"topoprune: error: this needs {missing}: pip install 'topoprune[{extra}]'", file=sys.stderr)
         return 2
     except (ValueError, RuntimeError, OSError) as error:
         print(f"topoprune: error: {' '.join(str(error).split())}", file=sys.stderr)

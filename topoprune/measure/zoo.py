@@ -65,8 +65,7 @@ def pruned_row(name: str, ratio: float = 0.5) -> dict[str, Any]:
         of analysis and removal.
     """
     torch.manual_seed(0)
-    with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in build_torchvision(name).parameters())
+    size = _parameters(name)
     row: dict[str, Any] = {"network": name, "parameters (M)": size / 1e6}
     if size > LARGEST:
         return row | {"outcome": "too large"}
@@ -89,6 +88,16 @@ def pruned_row(name: str, ratio: float = 0.5) -> dict[str, Any]:
         "side": images.shape[-1],
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def _parameters(name: str) -> int:
+    """Number of parameters, counted without memory where the network can be built so."""
+    try:
+        with torch.device("meta"):
+            model = build_torchvision(name)
+    except NotImplementedError:  # its constructor computes with values
+        model = build_torchvision(name)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _images(model: nn.Module) -> torch.Tensor:
