@@ -30,6 +30,11 @@ def test_normalized_images_have_zero_mean_and_unit_variance():
     assert data.example(8).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_the_classes_of_every_data_set_are_known_without_its_images():
+    assert datasets.CLASSES.keys() == datasets.DATASETS.keys()
+    assert datasets.load("digits").classes == datasets.CLASSES["digits"]
+
+
 def test_an_unknown_data_set_is_refused():
     with pytest.raises(ValueError, match="unknown data set 'mnist': choose from cifar10, cifar10-whole"):
         datasets.load("mnist")

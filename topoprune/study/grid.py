@@ -110,6 +110,7 @@ def results_folder() -> Path:
 
 
 def _discard(chosen: dict[str, list[Spec]]) -> None:
+    """Forget records and checkpoints, unless another process works on one of them."""
     for spec in (spec for some in chosen.values() for spec in some):
         if is_locked(run_folder(spec)):
             raise FileError(f"{describe(spec)} runs in another process: wait for it, or stop it, and force it then")
@@ -120,11 +121,13 @@ def _discard(chosen: dict[str, list[Spec]]) -> None:
 
 
 def _missing(name: str, some: list[Spec]) -> list[Spec]:
+    """The specs whose records the store of a profile lacks."""
     stored = records_store(name).load()
     return [spec for spec in some if spec_key(spec) not in stored]
 
 
 def _require_some(chosen: dict[str, list[Spec]], missing: dict[str, list[Spec]]) -> None:
+    """Refuse a profile of which no record is stored, where none may be run."""
     for name, some in missing.items():
         if some and len(some) == len(chosen[name]):
             raise FileError(
@@ -139,19 +142,21 @@ def _load(name: str, some: list[Spec]) -> list[Record]:
 
 
 def _run_and_store(missing: dict[str, list[Spec]], device: str | None, executor: Executor | None) -> None:
+    """Run each missing spec once, and store its record for every profile that lacks it."""
     todo: dict[str, Spec] = {}
     stores: dict[str, list[Store]] = defaultdict(list)
     for name, some in missing.items():
+        store = records_store(name)
         for spec in some:
-            require_clean(records_store(name).path, commit())
+            require_clean(store.path, commit())
             todo[spec_key(spec)] = spec
-            stores[spec_key(spec)].append(records_store(name))
+            stores[spec_key(spec)].append(store)
     calls = [(spec, device, *(store.path for store in stores[key])) for key, spec in todo.items()]
     names = ", ".join(name for name, some in missing.items() if some)
     with tqdm(total=len(todo), desc=names, unit="run", disable=None) as bar:
         for record in _finished(calls, executor):
             for store in stores[record.key]:
-                require_clean(store.path, record.provenance["commit"])
+                require_clean(store.path, record.provenance["commit"])  # of the process that ran it
                 store.append(record.to_json())
             if not isinstance(record.spec, Dense):  # a dense network is needed again
                 discard_run(record.spec)
@@ -175,7 +180,7 @@ def _finished(calls: list[tuple], executor: Executor | None) -> Iterator[Record]
         spec, error = (deaths or failed)[0]
         raise RunError(
             f"{len(failed)} of {len(calls)} runs failed, the first: {describe(spec)}: {error!r}; "
-            "the others are stored, the same command runs these again"
+            "the others are stored; the same command runs these again"
         ) from error
 
 
