@@ -181,6 +181,7 @@ def _add_study(commands) -> None:
     run = commands.add_parser("run", help="run what the records of a profile lack")
     run.add_argument("--force", action="store_true", help="run again what is there already")
     run.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    run.add_argument("--allow-dirty", action="store_true", help="publish records of code that is not committed")
     where = run.add_mutually_exclusive_group()
     where.add_argument(
         "--workers",

@@ -671,5 +671,5 @@ def _median_seconds(model: nn.Module, inputs: Any, seconds: float) -> float:
         globals={"run": run, "model": model, "inputs": inputs},
         num_threads=torch.get_num_threads(),
     )
-    timer.timeit(2)  # warm up
-    return timer.blocked_autorange(min_run_time=seconds).median
+    once = timer.timeit(2).mean  # warms up
+    return timer.timeit(1).median if once > seconds else timer.blocked_autorange(min_run_time=seconds).median

@@ -39,7 +39,7 @@ class Selection:
 
     Attributes:
         kept: layer -> sorted indices of the kept filters.
-        seconds: time that choosing took; analysing the network, imports and compilation left out.
+        seconds: time that choosing took; analysing the network is left out.
         searches: first layer of each coupling -> one dict a generation (topological only).
         left_whole: layer -> why all of its filters stay.
     """
@@ -92,7 +92,7 @@ def select(
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
         >>> kept = select(model, torch.randn(2, 3, 8, 8), method="l1", ratio=0.25)
         >>> {layer: len(filters) for layer, filters in kept.items()}
-        {'0': 6}
+        {'0': 6, '2': 4}
     """
     return run_selection(model, example_inputs, method, ratio, seed, round_to, **options).kept
 
@@ -157,7 +157,8 @@ def run_selection(
     searched = sum(step["seconds"] for steps in searches.values() for step in steps)
     seconds = max(time.perf_counter() - started, searched)
     whole = {} if layers is not None else {layer: list(range(width(model, layer))) for layer in left}
-    return Selection(whole | _kept(couplings, chosen), seconds, searches, left)
+    kept = whole | _kept(couplings, chosen)
+    return Selection({name: kept[name] for name in names if name in kept}, seconds, searches, left)
 
 
 def _choose(model, example_inputs, couplings, counts, method, seed, minimum, target, options):
