@@ -126,8 +126,10 @@ def execute_side_by_side(todo: dict[Path, dict]) -> None:
         SystemExit: a chapter failed. Those that had begun are finished and published first.
     """
     failures = []
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core each
     with ProcessPoolExecutor(min(MOST_PROCESSES, os.cpu_count() or 1), get_context("spawn")) as pool:
-        longest_first = sorted(todo, key=lambda path: path.stem not in LONGEST)
+        longest_first = [path for stem in LONGEST for path in todo if path.stem == stem]
+        longest_first += [path for path in todo if path not in longest_first]
         futures = {pool.submit(execute, path, todo[path]): path for path in longest_first}
         for future in as_completed(futures):
             path = futures[future]

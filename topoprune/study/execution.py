@@ -42,7 +42,7 @@ def run(spec: Spec, device: str | None = None, *records: Path) -> Record:
     Args:
         spec: what to run.
         device: "cpu", "cuda" or "cuda:1"; by default CUDA if there is a device.
-        records: files of `Store`s that the record is for. If one of them holds it by now, that one is returned:
+        records: files of each `Store` that the record is for. If one of them holds it by now, that one is returned:
             another process was faster. No dense network is pruned but the one that they know.
 
     Returns:
