@@ -84,7 +84,7 @@ def magnitude(model: nn.Module, example_inputs: Any, couplings: Sequence[Couplin
 def taylor(
     model: nn.Module, example_inputs: Any, couplings: Sequence[Coupling], *, labels: Tensor | None = None
 ) -> list[Tensor]:
-    """First-order Taylor term of the loss: mean absolute sum of weight times gradient.
+    """Absolute sum of weight times gradient, mean over all that goes with a filter: a first-order term of the loss.
 
     The values are comparable between layers (Molchanov et al., CVPR 2019), so there is no normaliser.
 
