@@ -24,7 +24,8 @@ class Pruned:
         model: the smaller network; None after a dry run.
         kept: layer -> sorted indices of the kept filters, of the network as it was given.
         left_whole: layer -> why all of its filters stay.
-        before, after: what a forward pass costs.
+        before: what a forward pass of the given network costs.
+        after: what one of the smaller network costs.
         filters: layer -> number of filters before.
         seconds: time that choosing took.
         searches: first layer of each coupling -> one dict a generation, of the last step (topological only).
@@ -63,7 +64,7 @@ def prune(
     *,
     steps: int = 1,
     between: Callable[[nn.Module, int], Any] | None = None,
-    schedule: Callable[[float], float] = lambda done: done,
+    schedule: Callable[[float], float] | None = None,
     dry_run: bool = False,
     **options,
 ) -> Pruned:
@@ -77,7 +78,8 @@ def prune(
         steps: remove a little at a time; each step chooses anew on the network that `between` returned or changed.
         between: called with the smaller network and the number of the step, from 1, after every step but the last,
             to fine-tune it in place; a module that it returns takes the network's place.
-        schedule: share of all steps done, in (0, 1] -> share of the removal done by then; rising, 1 at 1.
+        schedule: share of all steps done, in (0, 1] -> share of the removal done by then; rising, 1 at 1. By default
+            every step removes as much.
         dry_run: only say what would go: the result has no model, and `between` is not called.
         **options: those of `run_selection`, such as `ignore`, `round_to`, `flops` or `types`, and of the method.
 
@@ -104,7 +106,7 @@ def prune(
     kept: Kept = {}
     seconds, current = 0.0, model
     for step in range(1, steps + 1):
-        done = schedule(step / steps)
+        done = schedule(step / steps) if schedule else step / steps
         goal: dict[str, Any] = {name: _between(getattr(before, name), value, done) for name, value in goals.items()}
         part = ratio if steps == 1 or goal else _part(model, current, ratio, done)
         chosen = run_selection(current, example_inputs, method, part, seed, **goal, **options)
