@@ -126,6 +126,13 @@ def structure(
 
     Raises:
         ValueError: as `couplings`.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 4, 3))
+        >>> found = structure(model, torch.randn(2, 3, 8, 8))
+        >>> [coupling.layers for coupling in found.couplings], found.left_whole["0"]
+        ([('2',)], 'native_group_norm in 1 mixes its channels')
     """
     inner, prefix = _unwrapped(model)
     _refuse_computed_weights(inner, prefix)
@@ -235,7 +242,13 @@ def cost(model: nn.Module, example_inputs: Any, seconds: float = 0.2) -> Cost:
 
 
 def flops(model: nn.Module, example_inputs: Any) -> int:
-    """Multiply-adds of one input; on the "meta" device nothing is computed for it."""
+    """Multiply-adds of one input; on the "meta" device nothing is computed for it.
+
+    Example:
+        >>> from torch import nn
+        >>> flops(nn.Conv2d(3, 8, 3), torch.randn(4, 3, 10, 10))  # 8 filters of 27 weights at 64 positions
+        13824
+    """
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), counter:
         run(model, first_inputs(example_inputs, 1))

@@ -132,6 +132,13 @@ def run_selection(
 
     Raises:
         ValueError: as `select`.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> chosen = run_selection(model, torch.randn(2, 3, 8, 8), method="random", flops=0.5)
+        >>> len(chosen.kept["0"]), chosen.left_whole
+        (4, {'2': 'its channels are an output of the network'})
     """
     check_arguments(method, ratio, round_to, minimum, options)
     found = structure(model, example_inputs, types, check)

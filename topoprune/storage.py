@@ -43,6 +43,18 @@ def save(
     Raises:
         ValueError: `kept` without example inputs.
         files.FileError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from topoprune import prune
+        >>> def network():
+        ...     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> images = torch.randn(2, 3, 8, 8)
+        >>> result = prune(network(), images, method="l1", ratio=0.5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(result.model, f"{folder}/small.safetensors", kept=result.kept, example_inputs=images)
+        ...     load(f"{folder}/small.safetensors", model=network())[0].out_channels
+        4
     """
     if kept is not None and example_inputs is None:
         raise ValueError("save needs example_inputs beside kept: load prunes a fresh network on inputs of their shape")
