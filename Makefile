@@ -46,7 +46,7 @@ test: .venv/made ## run the fast tests: every oracle and property, one tiny stud
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: .venv/made ## run what is long by nature: kills, a cluster, real benchmarks, every chapter
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) --dist loadfile -m slow $(ARGS)
 
 test-all: test test-slow ## run all tests
 
