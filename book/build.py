@@ -8,7 +8,6 @@ TOPOPRUNE_NO_RUN nothing is trained, and the chapters show the records that exis
 """
 
 import argparse
-import ast
 import hashlib
 import os
 import re
@@ -26,6 +25,8 @@ import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillException, PapermillExecutionError
+
+from topoprune.__main__ import name_and_value
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
@@ -234,16 +235,6 @@ def _one_a_core_or_device(device: str | None) -> int:
     return min(MOST_PROCESSES, os.cpu_count() or 1)
 
 
-def _name_and_value(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return name, value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="build.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--profile", default="quick", choices=["quick", "pilot", "study"])
@@ -252,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, help="processes that run trials (default: one a core or CUDA device)")
     parser.add_argument("--force", action="store_true", help="discard the records of the profile and run them again")
     parser.add_argument(
-        "--set", type=_name_and_value, action="append", default=[], metavar="NAME=VALUE", help="a chapter's parameter"
+        "--set", type=name_and_value, action="append", default=[], metavar="NAME=VALUE", help="a chapter's parameter"
     )
     return parser
 

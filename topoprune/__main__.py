@@ -96,7 +96,7 @@ def _types_with_linear() -> tuple[type, ...]:
     return nn.Conv2d, nn.Linear
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def name_and_value(text: str) -> tuple[str, Any]:
     """NAME=VALUE, the value a Python literal or a text."""
     name, equals, value = text.partition("=")
     if not equals:
@@ -140,7 +140,7 @@ def _add_prune(commands) -> None:
     how.add_argument("--ratio", type=float, help="share of each layer's filters to remove, in [0, 1) (default 0.5)")
     how.add_argument(
         "--layer-ratio",
-        type=_assignment,
+        type=name_and_value,
         action="append",
         default=[],
         metavar="PATTERN=R",
@@ -157,7 +157,7 @@ def _add_prune(commands) -> None:
     add("--seed", type=int, default=0)
     add(
         "--option",
-        type=_assignment,
+        type=name_and_value,
         action="append",
         default=[],
         metavar="NAME=VALUE",

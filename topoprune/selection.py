@@ -173,7 +173,7 @@ def _choose(model, example_inputs, couplings, counts, method, seed, minimum, tar
     if method in NETWORK_CRITERIA:
         what, goal = target or ("flops", None)
         measure = budget.measures(model, example_inputs, couplings, what)
-        goal = measure(counts) if goal is None else _absolute(goal, measure, couplings)
+        goal = measure(counts) if goal is None else _absolute(what, goal, measure, couplings)
         scores = NETWORK_CRITERIA[method](model, example_inputs, couplings, **options)
         least = [budget.remaining(c, 1, 1, minimum) for c in couplings]
         return budget.by_scores(scores, least, measure, goal), {}
@@ -240,13 +240,14 @@ def _target(flops, parameters, latency_ms) -> tuple[str, float | int] | None:
     return next(iter(wanted.items()), None)
 
 
-def _absolute(goal: float | int, measure: Callable, couplings: Sequence[Coupling], share: bool = True) -> float | int:
-    return goal * measure([c.choices for c in couplings]) if share and goal <= 1 else goal
+def _absolute(what: str, goal: float | int, measure: Callable, couplings: Sequence[Coupling]) -> float | int:
+    """A target as a number: up to 1 it is a share, but for a latency."""
+    return goal * measure([c.choices for c in couplings]) if goal <= 1 and what != "latency_ms" else goal
 
 
 def _counts_for(model, example_inputs, couplings, shape, what: str, goal: float | int) -> list[int]:
     measure = budget.measures(model, example_inputs, couplings, what)
-    goal = _absolute(goal, measure, couplings, share=what != "latency_ms")
+    goal = _absolute(what, goal, measure, couplings)
     if measure(shape([1] * len(couplings))) > 1.01 * goal:
         raise ValueError(f"{what} cannot fall to {goal:g}: with the fewest filters allowed it is still above it")
     return budget.towards(couplings, shape, measure, goal)

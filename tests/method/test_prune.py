@@ -78,6 +78,8 @@ def test_a_latency_is_measured_on_the_way(vgg):
     assert all(len(filters) >= 1 for filters in result.kept.values())
     with pytest.raises(ValueError, match="latency_ms cannot fall to 1e-06"):
         topoprune.prune(vgg, SMALL, "random", latency_ms=1e-6)
+    with pytest.raises(ValueError, match="latency_ms cannot fall to 1e-06"):  # never a share
+        topoprune.select(vgg, SMALL, "magnitude", latency_ms=1e-6)
 
 
 def test_ratios_by_layer_and_what_is_ignored(residual):
