@@ -216,7 +216,8 @@ PROFILES = """profiles:
   study                                   CIFAR-10, VGG-16: the published study
   study-sgd                               dense networks of SGD alone
   study-whole, study-cutout               dense networks on all 50,000 images, without and with cutout
-  ablation, recovery                      the study's ablations, and fine-tuning long enough to recover"""
+  ablation, recovery                      the study's ablations, and fine-tuning long enough to recover
+  beyond-choice, beyond-quarter           a quarter of VGG-16: what lies beyond the thesis"""
 
 
 if __name__ == "__main__":

@@ -133,6 +133,9 @@ _RECOVERY = replace(
 )
 
 
+_BEYOND_QUARTER = replace(_PILOT, seeds=tuple(range(10, 20)), ratios=(), methods=(), ablation="", longer="")
+
+
 PROFILES = {
     "quick": _QUICK,
     "quick-ablation": replace(_QUICK, seeds=(0,), ratios=(0.5,), methods=ABLATIONS),
@@ -157,6 +160,8 @@ PROFILES = {
     ),
     "ablation": replace(_PILOT, seeds=(0, 1, 2, 3, 4), ratios=(0.5,), methods=ABLATIONS),
     "recovery": replace(_RECOVERY, seeds=(0, 1, 2)),
+    "beyond-choice": replace(_BEYOND_QUARTER, seeds=(20, 21)),
+    "beyond-quarter": _BEYOND_QUARTER,
 }
 
 
