@@ -1,18 +1,25 @@
 """Criteria that say which filters stay.
 
-A criterion of a layer sees the points of one coupling, (n, d), and gives (n,) scores: the largest stay. A criterion
-of the whole network sees all couplings and gives the scores of each: they compete with one another.
+A criterion of a layer sees the points of one coupling, (n, d), and gives (n,) scores: the largest stay. Or it gives,
+with a second argument `keep`, the indices that stay. A criterion of what channels compute sees `Responses` in the
+place of points. A criterion of the whole network sees all couplings and gives the scores of each: they compete with
+one another.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from scipy.cluster.vq import kmeans2
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
+from topoprune.functional import Responses
 from topoprune.network import Coupling, copied, evaluating, run, scores
 
 
@@ -45,6 +52,64 @@ def fpgm(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
     """
     cloud = torch.from_numpy(np.ascontiguousarray(points))
     return torch.cdist(cloud, cloud, compute_mode="donot_use_mm_for_euclid_dist").sum(1).numpy()
+
+
+def folding(points: Float[np.ndarray, "n d"], keep: int) -> list[int]:
+    """The filters nearest to the centres of `keep` clusters (k-means), one a cluster.
+
+    It is the choice of model folding (Wang et al., "Forget the Data and Fine-Tuning! Just Fold the Network to
+    Compress", ICLR 2025), whose merging of weights is left out: a filter stands for its cluster.
+
+    Example:
+        >>> sorted(folding(np.array([[0.0], [0.1], [5.0], [5.1], [9.0]]), keep=3))[-1]
+        4
+    """
+    rows = np.asarray(points, np.float64)
+    centres, _ = kmeans2(rows, keep, minit="++", rng=np.random.default_rng(0)) if keep > 1 else (rows.mean(0)[None], 0)
+    _, nearest = linear_sum_assignment(cdist(centres, rows, "sqeuclidean"))  # one filter a centre
+    return nearest.tolist()
+
+
+def qr(channels: Responses, keep: int) -> list[int]:
+    """Interpolative decomposition: the first pivots of a QR factorisation of the weighted channels, with pivoting.
+
+    Chee et al., "Model Preserving Compression for Neural Networks", NeurIPS 2022. Their matrix has a column of
+    activations for each channel; here it is centred and weighted by the norm of what reads it. Its Gram matrix is
+    enough: any root of it has the same pivots.
+
+    Example:
+        >>> qr(Responses(np.diag([1.0, 9.0, 4.0]), np.eye(3)), keep=2)
+        [1, 2]
+    """
+    _, _, pivots = scipy.linalg.qr(channels.points().T, mode="economic", pivoting=True)
+    return pivots[:keep].tolist()
+
+
+def obs(channels: Responses, keep: int, ridge: float = 1e-4) -> list[int]:
+    """Remove one channel at a time, the one whose loss costs the readers least once the others make up for it.
+
+    Optimal brain surgeon on channels (Hassibi and Stork, NeurIPS 1992; Meng et al., "OSSCAR", ICML 2024). With
+    covariance S and the Gram matrix G of the reading weights, channel i costs G_ii / (S^-1)_ii. Its weights then pass
+    to the others, and S^-1 loses its row and column (Schur complement).
+
+    Args:
+        ridge: added to the covariance, as a share of its mean diagonal.
+
+    Example:
+        >>> obs(Responses(np.diag([1.0, 9.0, 4.0]), np.eye(3)), keep=2)
+        [1, 2]
+    """
+    covariance, gram = channels.covariance, channels.weights.copy()
+    inverse = np.linalg.inv(covariance + np.eye(len(covariance)) * (ridge * covariance.diagonal().mean() or 1.0))
+    left = np.arange(len(covariance))
+    while len(left) > keep:
+        worst = int(np.argmin(gram.diagonal() / inverse.diagonal()))
+        share = inverse[worst] / inverse[worst, worst]
+        inverse -= np.outer(share, inverse[worst])
+        gram -= np.outer(share, gram[worst]) + np.outer(gram[worst] - share * gram[worst, worst], share)
+        inverse, gram = (np.delete(np.delete(matrix, worst, 0), worst, 1) for matrix in (inverse, gram))
+        left = np.delete(left, worst)
+    return left.tolist()
 
 
 def nni(pruner: str, points: Float[np.ndarray, "n d"], keep: int) -> list[int]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Float64, Int
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.distance import cdist, pdist, squareform
 
 from topoprune import persistence
 
@@ -28,7 +28,8 @@ def distance_matrix(points: ArrayLike, metric: str = "euclidean", pointed: bool 
     Args:
         points: (n, d) numbers, one row a filter.
         metric: "euclidean", in the unit of the points; "cosine" (1 - cos) or "correlation" (the same of centred rows),
-            in [0, 2]. A zero (constant) row has no angle: its distance is 1 to other rows, 0 to another such row.
+            in [0, 2]; or "sine", of the angle between the lines that two rows span, in [0, 1]. A zero (constant) row
+            has no angle: its distance is 1 to other rows, 0 to another such row.
         pointed: append the zero point.
 
     Returns:
@@ -63,10 +64,21 @@ def _euclidean(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]
 
 
 def _cosine(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
-    zero = ~points.any(axis=1)
-    rows = points / (np.abs(points).max(axis=1, keepdims=True) + zero[:, None])
-    units = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + zero[:, None])
-    delta = _euclidean(units) ** 2 / 2  # 1 - cos, with the digits of close pairs
+    units = _units(points)
+    return _without_angle(units, _euclidean(units) ** 2 / 2)  # 1 - cos, with the digits of close pairs
+
+
+def _units(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
+    """Rows of norm 1; zero rows stay zero."""
+    zero = ~points.any(axis=1, keepdims=True)
+    rows = points / (np.abs(points).max(axis=1, keepdims=True) + zero)
+    return rows / (np.linalg.norm(rows, axis=1, keepdims=True) + zero)
+
+
+def _without_angle(units: Float64[np.ndarray, "n d"], delta: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"]:
+    """The distances, with those of zero rows put in, and 0 for an angle that is nothing but rounding."""
+    delta[delta < 1e-30] = 0
+    zero = ~units.any(axis=1)
     delta[zero] = delta[:, zero] = 1
     delta[np.ix_(zero, zero)] = 0
     return delta
@@ -78,7 +90,13 @@ def _correlation(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n
     return _cosine(np.where(constant[:, None], 0, rows - rows.mean(axis=1, keepdims=True)))
 
 
-METRICS = {"euclidean": _euclidean, "cosine": _cosine, "correlation": _correlation}
+def _sine(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
+    units = _units(points)
+    chord = np.minimum(_euclidean(units), cdist(units, -units))  # of the two lines, with the digits of close pairs
+    return _without_angle(units, chord * np.sqrt(1 - chord**2 / 4))
+
+
+METRICS = {"euclidean": _euclidean, "cosine": _cosine, "correlation": _correlation, "sine": _sine}
 
 
 def diagrams(

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from topoprune import genetic
+from topoprune.cover import COVERS, covered
 from topoprune.fitness import Fitness, distance_matrix
+from topoprune.functional import responses
 from topoprune.network import LAYERS, Coupling, evaluating, run, structure
 
 ACTIVATION_SIDE = 4
@@ -32,17 +34,18 @@ def topological(
     checkpoint: Path | str | None = None,
     **budget,
 ) -> genetic.Result:
-    """Search the subset of points whose persistence diagrams are closest to those of all points.
+    """Search the subset of points whose persistence diagrams are closest to those of all points, or that covers them.
 
     Args:
         points: one row for each choice of a coupling, see `points`.
         keep: number of points to keep.
         seed: of the search.
-        metric: "euclidean", "cosine" or "correlation".
-        pointed: add the zero filter, which is always kept.
+        metric: "euclidean", "cosine", "correlation" or "sine", see `distance_matrix`.
+        pointed: add the zero filter, which is always kept; not for covers.
         dimensions: of homology.
         distance: between diagrams: "wasserstein", "bottleneck", "landscape", "betti" or "entropy".
-        search: "genetic", or a rival with the same budget: "random", "greedy" or "farthest".
+        search: "genetic", or a rival with the same budget: "random", "greedy" or "farthest"; or a cover, which looks
+            at distances instead of diagrams: "cover" (k-medoids) or "merge" (merge tree), see `topoprune.cover`.
         engine: "fast" or "reference" (giotto-tda), equal in value.
         checkpoint: file in which the search is saved at the end of each generation.
         **budget: fields of `genetic.Search`, such as population and generations.
@@ -55,12 +58,21 @@ def topological(
         >>> len(topological(cloud, 6, population=8, generations=2).kept)
         6
     """
-    if search not in genetic.SEARCHES:
-        raise ValueError(f"unknown search {search!r}: choose from {', '.join(genetic.SEARCHES)}")
+    if search not in SEARCHES:
+        raise ValueError(f"unknown search {search!r}: choose from {', '.join(SEARCHES)}")
+    settings = genetic.Search(**budget)
     delta = distance_matrix(points, metric, pointed)
+    if search in COVERS:
+        if pointed:
+            raise ValueError(f"search {search!r} has no base point: leave out pointed")
+        return covered(search, points, delta, metric, keep)
     fitness = Fitness(delta, tuple(dimensions), distance, pointed, engine)
     path = None if checkpoint is None else Path(checkpoint)
-    return genetic.SEARCHES[search](len(points), keep, fitness, genetic.Search(**budget), seed, path, delta)
+    return genetic.SEARCHES[search](len(points), keep, fitness, settings, seed, path, delta)
+
+
+SEARCHES = (*genetic.SEARCHES, *COVERS)
+"""Names of searches."""
 
 
 def points(
@@ -72,7 +84,9 @@ def points(
         model, example_inputs: as for `topoprune.couplings`.
         couplings: of that network.
         space: "weights" (flattened filters), "folded" (each times gamma / sigma of the BatchNorm that reads it) or
-            "activations" (outputs on the example inputs, after that BatchNorm, before the nonlinearity).
+            "activations" (outputs on the example inputs, after that BatchNorm, before the nonlinearity); or
+            "functional" (what the next layers read, weighted by what they make of it, see `Responses.points`), whose
+            metric is "sine".
 
     Returns:
         For each coupling (n, d) float32, n its `choices`; all filters that go with a choice lie side by side in d.
@@ -80,8 +94,10 @@ def points(
     Raises:
         ValueError: an unknown space, or values that are not finite.
     """
+    if space == "functional":
+        return [channels.points().astype(np.float32) for channels in responses(model, example_inputs, couplings)]
     if space not in SPACES:
-        raise ValueError(f"unknown space {space!r}: choose from {', '.join(SPACES)}")
+        raise ValueError(f"unknown space {space!r}: choose from {', '.join(SPACES)}, functional")
     rows = SPACES[space](model, example_inputs)
     clouds = []
     for coupling in couplings:

@@ -4,7 +4,7 @@ import gudhi
 import numpy as np
 import pytest
 from gudhi.wasserstein import wasserstein_distance
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
@@ -163,7 +163,26 @@ def test_distances_keep_their_digits_at_any_scale(metric, scale):
     points[1] = points[0] + np.array([1e-7, 0, 2e-7, 0])
     unit = scale if metric == "euclidean" else 1
     found = distance_matrix(points * scale, metric) / np.float32(unit)
-    np.testing.assert_allclose(found, cdist(points, points, metric), rtol=1e-5, atol=1e-15)
+    expected = sines(points) if metric == "sine" else cdist(points, points, metric)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-15)
+
+
+def sines(points):
+    """Length of what is left of each unit row without its part along another one."""
+    units = points / np.linalg.norm(points, axis=1, keepdims=True)
+    along = np.einsum("id,jd->ij", units, units)
+    return np.linalg.norm(units[:, None] - along[..., None] * units[None], axis=2)
+
+
+@properties
+@given(arrays(float, st.tuples(st.integers(2, 8), st.just(3)), elements=st.floats(-1e3, 1e3)))
+def test_the_sine_is_a_metric_of_lines(points):
+    points = points[np.linalg.norm(points, axis=1) > 1e-3]
+    assume(len(points) > 1)
+    delta = distance_matrix(points, "sine")
+    np.testing.assert_allclose(delta, sines(points), atol=1e-6)
+    np.testing.assert_allclose(distance_matrix(points * np.float64(-3), "sine"), delta, atol=1e-6)
+    assert (delta[:, None] <= delta[:, :, None] + delta[None] + 1e-6).all()  # d(i, k) <= d(i, j) + d(j, k)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
