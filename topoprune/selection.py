@@ -16,17 +16,26 @@ from torch import nn
 from tqdm import tqdm
 
 from topoprune import budget, criteria
+from topoprune.functional import responses
 from topoprune.genetic import Search
 from topoprune.network import LAYERS, Coupling, Kept, PruningWarning, structure, width
 from topoprune.topological import points, topological
 
-LAYER_CRITERIA: dict[str, Callable] = {"l1": criteria.l1, "l2": criteria.l2, "fpgm": criteria.fpgm}
-"""Method -> scores of a coupling's points: (n, d) -> (n,). The largest stay."""
+LAYER_CRITERIA: dict[str, Callable] = {
+    "l1": criteria.l1,
+    "l2": criteria.l2,
+    "fpgm": criteria.fpgm,
+    "folding": criteria.folding,
+}
+"""Method -> scores of a coupling's points: (n, d) -> (n,). The largest stay. Or, with `keep`, the indices that stay."""
+
+RESPONSE_CRITERIA: dict[str, Callable] = {"qr": criteria.qr, "obs": criteria.obs}
+"""Method -> the indices that stay, of what a coupling's channels compute, see `functional.Responses`."""
 
 NETWORK_CRITERIA: dict[str, Callable] = {"magnitude": criteria.magnitude, "taylor": criteria.taylor}
 """Method -> scores of all couplings, which compete with one another at equal FLOPs."""
 
-METHODS = ("random", *LAYER_CRITERIA, "topological", *NETWORK_CRITERIA)
+METHODS = ("random", *LAYER_CRITERIA, "topological", *RESPONSE_CRITERIA, *NETWORK_CRITERIA)
 
 NNI_PRUNERS = {"l1": "L1NormPruner", "l2": "L2NormPruner", "fpgm": "FPGMPruner"}
 
@@ -42,6 +51,13 @@ class Selection:
         seconds: time that choosing took; analysing the network is left out.
         searches: first layer of each coupling -> one dict a generation (topological only).
         left_whole: layer -> why all of its filters stay.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> chosen = run_selection(model, torch.randn(2, 3, 8, 8), method="topological", ratio=0.5, generations=3)
+        >>> len(chosen.kept["0"]), chosen.searches.keys()
+        (4, dict_keys(['0']))
     """
 
     kept: Kept
@@ -64,11 +80,12 @@ def select(
     Args:
         model: any network; it is untouched.
         example_inputs: what `forward` takes: a tensor, a tuple of positional or a dict of named arguments. The
-            calibration batch of `space="activations"` and of "taylor".
-        method: "random", "l1", "l2", "fpgm", "topological", or a criterion of the whole architecture at the same
-            FLOPs, "magnitude" or "taylor". Or a function of a coupling's points (n, d), a float32 array, that
-            gives n scores, floats, of which the largest stay; or, with a second argument `keep`, the indices of
-            the `keep` points that stay.
+            calibration batch of `space="activations"` and of "taylor"; the inputs on which `space="functional"`, "qr"
+            and "obs" judge what channels compute (some 500 to 1,000 images).
+        method: "random", "l1", "l2", "fpgm", "folding", "topological"; "qr" or "obs", which judge what channels
+            compute; or a criterion of the whole architecture at the same FLOPs, "magnitude" or "taylor". Or a
+            function of a coupling's points (n, d), a float32 array, that gives n scores, floats, of which the largest
+            stay; or, with a second argument `keep`, the indices of the `keep` points that stay.
         ratio: share of the filters to remove from every layer, in [0, 1): `int(n * ratio)` of n filters go, as in
             NNI. Or {pattern: ratio}, as {"layer1.*": 0.3}; layers that no pattern matches stay whole.
         seed: of the random and the topological method.
@@ -182,7 +199,14 @@ def _choose(model, example_inputs, couplings, counts, method, seed, minimum, tar
     generator = np.random.default_rng(seed)
     if method == "random":
         return [generator.permutation(c.choices)[:k].tolist() for c, k in zip(couplings, counts, strict=True)], {}
-    clouds = points(model, example_inputs, couplings, options.pop("space", "weights"))
+    clouds: Sequence
+    if method in RESPONSE_CRITERIA:
+        clouds = responses(model, example_inputs, couplings)
+    else:
+        space = options.pop("space", "weights")
+        clouds = points(model, example_inputs, couplings, space)
+        if method == "topological" and space == "functional":
+            options.setdefault("metric", "sine")
     chosen, searches = [], {}
     for index, (coupling, cloud, keep) in enumerate(
         tqdm(list(zip(couplings, clouds, counts, strict=True)), desc="select", unit="layer", leave=False, disable=None)
@@ -196,11 +220,12 @@ def _choose(model, example_inputs, couplings, counts, method, seed, minimum, tar
         elif options.get("engine") == "nni" and keep < len(cloud):
             chosen.append(criteria.nni(NNI_PRUNERS[method], cloud, keep))
         else:
-            chosen.append(_best(LAYER_CRITERIA.get(method, method), coupling.layers[0], cloud, keep))
+            criterion = (LAYER_CRITERIA | RESPONSE_CRITERIA).get(method, method)
+            chosen.append(_best(criterion, coupling.layers[0], cloud, keep))
     return chosen, searches
 
 
-def _best(criterion: Callable, layer: str, cloud: np.ndarray, keep: int) -> list[int]:
+def _best(criterion: Callable, layer: str, cloud: Any, keep: int) -> list[int]:
     """The choice of a function of the points: scores, of which the largest stay, or the indices that stay."""
     wants_keep = "keep" in inspect.signature(criterion).parameters
     answer = np.asarray(criterion(cloud, keep) if wants_keep else criterion(cloud))
@@ -310,5 +335,7 @@ def _options_of(method: str | Callable) -> set[str]:
         signature = inspect.signature(NETWORK_CRITERIA[method])
         return {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
     if method == "random":
+        return set()
+    if method in RESPONSE_CRITERIA:
         return set()
     return {"engine"} if method in NNI_PRUNERS else {"space"}
