@@ -113,6 +113,18 @@ def prune_file(
 
     Raises:
         ValueError, files.FileError: with the cause and the cure.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dense, small = f"{folder}/dense.safetensors", f"{folder}/small.safetensors"
+        ...     source = {"architecture": "vgg16", "classes": 10, "width": 0.125}
+        ...     save(build(**source), dense, source)
+        ...     result, report = prune_file(dense, small, method="l1", ratio=0.5)
+        ...     load(small).features[0]  # 8 filters before
+        Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+        >>> report["after"]["parameters"] < report["before"]["parameters"]
+        True
     """
     output = Path(output)
     if output.suffix != ".safetensors":
