@@ -6,16 +6,19 @@ dense networks, is on record.
 
 import re
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
+from topoprune.compensation import MODES
 from topoprune.files import FileError
-from topoprune.study import LAYERWISE, Dense, Record, Trial, describe, variant
+from topoprune.study import LAYERWISE, Clouds, Dense, Record, Removal, Trial, describe, variant
 from topoprune.study.execution import RECOVERY_MARGIN
+from topoprune.study.profiles import COMPENSATED
 from topoprune.study.trial import AnySpec
 
-NAMES = {
+_PLAIN_NAMES = {
     "random": "random",
     "l1": "L1",
     "l2": "L2",
@@ -36,8 +39,19 @@ NAMES = {
     "random search": "random search",
     "greedy": "greedy",
     "farthest": "farthest point",
+    "functional": "topological, functional",
+    "functional farthest": "farthest point, functional",
+    "cover": "functional cover",
+    "merge": "merge tree",
+    "qr": "pivoted QR",
+    "obs": "optimal brain surgeon",
+    "folding": "folding",
 }
-"""Name of a method in `study.VARIANTS` -> its name in the book."""
+
+Choice = TypeVar("Choice", Trial, Removal)
+
+NAMES = _PLAIN_NAMES | {f"{key}{COMPENSATED}": f"{name}{COMPENSATED}" for key, name in _PLAIN_NAMES.items()}
+"""Name of a method in `study.VARIANTS`, compensated or not -> its name in the book."""
 
 LAYERWISE_NAMES = tuple(NAMES[name] for name in LAYERWISE)
 """The plain methods that judge a filter within its layer."""
@@ -77,6 +91,40 @@ TRIAL_COLUMNS = {
 }
 """Columns of `trials` and their types."""
 
+MENDINGS = ("none", *MODES)
+"""Columns of `removals`: how the next layers were refitted after removal."""
+
+REMOVAL_COLUMNS = {
+    "method": "object",
+    "ratio": "float64",
+    "seed": "int64",
+    "draw": "int64",
+    "dense test": "float64",
+    **dict.fromkeys(MENDINGS, "float64"),
+    "covering radius": "float64",
+    "lost mass": "float64",
+    "removed norm": "float64",
+    "lost rank": "float64",
+    DISTANCE: "float64",
+    "selection seconds": "float64",
+    "refitting seconds": "float64",
+}
+"""Columns of `removals` and their types."""
+
+CLOUD_COLUMNS = {
+    "seed": "int64",
+    "layer": "int64",
+    "space": "object",
+    "low": "float64",
+    "median": "float64",
+    "high": "float64",
+    "radius": "float64",
+}
+"""Columns of `cloud_frame` and their types."""
+
+SPREAD = (0.05, 0.95)
+"""Quantiles of the distances of a layer between which `cloud_frame` puts its spread."""
+
 
 def typed_frame(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:
     """Rows as a frame with these columns and types, also where there is no row.
@@ -88,13 +136,13 @@ def typed_frame(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:
 
 
 def of_kind(records: Sequence[Record], kind: type[AnySpec]) -> list[Record[AnySpec]]:
-    """The records whose spec is of one kind: `Dense`, `Trial` or `Portrait`."""
+    """The records whose spec is of one kind, such as `Dense` or `Trial`."""
     return [record for record in records if isinstance(record.spec, kind)]
 
 
-def name_of(trial: Trial) -> str:
-    """Name of a trial's method in the book."""
-    return NAMES.get(variant(trial), variant(trial))
+def name_of(spec: Trial | Removal) -> str:
+    """Name of a method in the book."""
+    return NAMES.get(variant(spec), variant(spec))
 
 
 def methods_in(frame: pd.DataFrame) -> list[str]:
@@ -123,15 +171,56 @@ def trials(records: Sequence[Record]) -> pd.DataFrame:
     Raises:
         FileError: the record of a trial's dense network is missing, or is of another network.
     """
-    dense = {record.spec: record.result for record in of_kind(records, Dense)}
-    pruned = of_kind(records, Trial)
-    for record in pruned:
-        if record.spec.dense not in dense:
-            raise FileError(
-                f"{describe(record.spec)} has no record of its dense network: "
-                "add study.dense_specs to the specs that are asked for"
-            )
-    return typed_frame([_trial_row(record, dense[record.spec.dense]) for record in pruned], TRIAL_COLUMNS)
+    pairs = _with_dense_networks(records, Trial)
+    return typed_frame([_trial_row(record, dense) for record, dense in pairs], TRIAL_COLUMNS)
+
+
+def removals(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each removal without fine-tuning, with the columns `REMOVAL_COLUMNS`.
+
+    Accuracies are those of the test set, in percent, by how the next layers were refitted; losses are means over the
+    layers; `draw` is the seed of the choice.
+
+    Args:
+        records: removals and the dense networks that they pruned.
+
+    Raises:
+        FileError: as `trials`.
+    """
+    pairs = _with_dense_networks(records, Removal)
+    return typed_frame([_removal_row(record, dense) for record, dense in pairs], REMOVAL_COLUMNS)
+
+
+def removals_by_network(records: Sequence[Record]) -> pd.DataFrame:
+    """`removals` with the draws of a random choice averaged: one row for each method, ratio and dense network."""
+    frame = removals(records)
+    return frame.groupby(["method", "ratio", "seed"], sort=False).mean().drop(columns="draw").reset_index()
+
+
+def cloud_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each layer of a dense network and space, with the columns `CLOUD_COLUMNS`.
+
+    `low` and `high` are the quantiles `SPREAD` of the distances between its points, `radius` is the covering radius
+    of a cover. The layers are numbered in the order of the network.
+    """
+    rows = []
+    for record in of_kind(records, Clouds):
+        orders = record.result["quantiles"]
+        for index, layer in enumerate(sorted(record.result["layers"], key=network_order)):
+            for space, cloud in record.result["layers"][layer].items():
+                low, median, high = (cloud["distances"][orders.index(q)] for q in (SPREAD[0], 0.5, SPREAD[1]))
+                rows.append(
+                    {
+                        "seed": record.spec.dense.seed,
+                        "layer": index + 1,
+                        "space": space,
+                        "low": low,
+                        "median": median,
+                        "high": high,
+                        "radius": cloud["radius"],
+                    }
+                )
+    return typed_frame(rows, CLOUD_COLUMNS)
 
 
 def dense_accuracy(records: Sequence[Record]) -> float:
@@ -185,13 +274,45 @@ _LAYER_COLUMNS = {
 }
 
 
+def _with_dense_networks(records: Sequence[Record], kind: type[Choice]) -> list[tuple[Record[Choice], dict]]:
+    """The records of one kind, each with the result of the dense network that it pruned."""
+    dense = {record.spec: record.result for record in of_kind(records, Dense)}
+    pruned = of_kind(records, kind)
+    for record in pruned:
+        if record.spec.dense not in dense:
+            raise FileError(
+                f"{describe(record.spec)} has no record of its dense network: "
+                "add study.dense_specs to the specs that are asked for"
+            )
+        _refuse_another_network(record, dense[record.spec.dense])
+    return [(record, dense[record.spec.dense]) for record in pruned]
+
+
+def _removal_row(record: Record[Removal], dense: dict) -> dict:
+    accuracy, layers = record.result["accuracy"], record.result["layers"]
+    return {
+        "method": name_of(record.spec),
+        "ratio": record.spec.ratio,
+        "seed": record.spec.dense.seed,
+        "draw": record.spec.seed,
+        "dense test": 100 * dense["test"],
+        **{mending: 100 * accuracy[mending]["test"] for mending in MENDINGS},
+        "covering radius": _layer_mean(layers, "radius"),
+        "lost mass": _layer_mean(layers, "cost"),
+        "removed norm": _layer_mean(layers, "norm"),
+        "lost rank": _layer_mean(layers, "rank"),
+        DISTANCE: _layer_mean(layers, "weights"),
+        "selection seconds": record.result["selection_seconds"],
+        "refitting seconds": accuracy["convolution"]["seconds"],
+    }
+
+
 def _cell(record: Record[Trial]) -> dict:
     return {"method": name_of(record.spec), "ratio": record.spec.ratio, "seed": record.spec.seed}
 
 
 def _trial_row(record: Record[Trial], dense: dict) -> dict:
     result = record.result
-    _refuse_another_network(record, dense)
     last = result["history"][-1] if result["history"] else result["damage"]
     return {
         **_cell(record),
@@ -217,11 +338,11 @@ def _trial_row(record: Record[Trial], dense: dict) -> dict:
     }
 
 
-def _refuse_another_network(record: Record[Trial], dense: dict) -> None:
-    """Compare the digests of the weights; older records lack them, so compare their validation accuracies."""
+def _refuse_another_network(record: Record, dense: dict) -> None:
+    """Compare the digests of the weights; older trials lack them, so compare their validation accuracies."""
     digests = record.result.get("network"), dense.get("network")
-    goal = record.result["recovery"]["goal"]
-    same = digests[0] == digests[1] if all(digests) else abs(goal + RECOVERY_MARGIN - dense["validation"]) <= 1e-9
+    goal = record.result.get("recovery", {}).get("goal", np.nan)
+    same = digests[0] == digests[1] if all(digests) else not abs(goal + RECOVERY_MARGIN - dense["validation"]) > 1e-9
     if not same:
         raise FileError(
             f"{describe(record.spec)} pruned another dense network than the one on record: "

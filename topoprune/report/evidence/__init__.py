@@ -3,6 +3,19 @@
 A dense network (a seed) is the unit of replication, and p-values are corrected by Holm within a claim.
 """
 
+from topoprune.report.evidence.beyond import (
+    FUNCTIONAL,
+    FUNCTIONAL_CHOICE,
+    MARGIN_BEFORE,
+    MENDED_METHODS,
+    PRIMARY_RATIO,
+    lasting_gains,
+    mending_gains,
+    rivals,
+    sooner,
+)
+from topoprune.report.evidence.beyond_explanation import FUNCTIONAL_PREDICTORS, explained, losses
+from topoprune.report.evidence.beyond_verdicts import beyond_findings, beyond_verdicts
 from topoprune.report.evidence.claims import HIGH_RATIO, LEAST_SEEDS, verdicts
 from topoprune.report.evidence.differences import (
     FLOOR,
@@ -34,29 +47,43 @@ from topoprune.report.evidence.summary import findings
 __all__ = [
     "FLOOR",
     "FLOPS_WITHIN",
+    "FUNCTIONAL",
+    "FUNCTIONAL_CHOICE",
+    "FUNCTIONAL_PREDICTORS",
     "GLOBAL",
     "HIGH_RATIO",
     "LEAST_SEEDS",
     "LEVEL",
     "MARGIN",
+    "MARGIN_BEFORE",
+    "MENDED_METHODS",
     "PREDICTORS",
+    "PRIMARY_RATIO",
     "RIVALS",
     "SAME_FITNESS",
     "TOPOLOGICAL",
     "ablations",
     "accuracy_equivalence",
     "adjusted",
+    "beyond_findings",
+    "beyond_verdicts",
     "collapses",
     "damage_differences",
     "damage_slopes",
     "damage_slopes_over_networks",
+    "explained",
     "findings",
     "flops_mismatches",
     "hazards",
+    "lasting_gains",
+    "losses",
+    "mending_gains",
     "predictors",
     "predictors_over_networks",
     "restricted_means",
+    "rivals",
     "sensitivity",
+    "sooner",
     "survival",
     "verdicts",
 ]

@@ -189,7 +189,7 @@ def _explanation(test: str, table: pd.DataFrame, decides: bool, complete: bool) 
         "tested": f"{DISTANCE} tells damage and recovery beyond ratio and method: "
         f"{test}, out of sample, and against simpler measures",
         "effect": effect,
-        "interval": _interval_of(row),
+        "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
         "verdict": verdict,
     }
@@ -251,7 +251,7 @@ def claim_verdict(
         "claim": claim,
         "tested": tested,
         "effect": "" if row is None else f"{row['difference']:+.2f} {unit} ({_cell_name(row)})",
-        "interval": _interval_of(row),
+        "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
         "verdict": NOT_SUPPORTED if refuting.any() else SUPPORTED if complete and len(table) else UNDECIDED,
     }
@@ -292,6 +292,11 @@ def target_verdict(table: pd.DataFrame, target: str) -> str:
     return SUPPORTED if DISTANCE in set(passing["predictor"]) else UNDECIDED
 
 
+def interval_of(row: pd.Series | None) -> str:
+    """The interval of a cell in words; None is a cell that is not on record."""
+    return _interval(0, np.nan, np.nan) if row is None else _interval(int(row["seeds"]), row["low"], row["high"])
+
+
 def _replicated(records: Sequence[Record]) -> list[Record]:
     """All but the trials of cells that have too few dense networks to decide anything."""
     networks = Counter((name_of(record.spec), record.spec.ratio) for record in of_kind(records, Trial))
@@ -310,10 +315,6 @@ def _distance_row(table: pd.DataFrame, target: str) -> pd.Series | None:
 def _cell_name(row: pd.Series) -> str:
     method = f"{row['method']} against " if row.get("method", TOPOLOGICAL) != TOPOLOGICAL else ""
     return f"{method}{row['rival']}, ratio {row['ratio']:g}"
-
-
-def _interval_of(row: pd.Series | None) -> str:
-    return _interval(0, np.nan, np.nan) if row is None else _interval(int(row["seeds"]), row["low"], row["high"])
 
 
 def _interval(seeds: int, low: float, high: float) -> str:

@@ -32,6 +32,12 @@ FEWEST_RECOVERIES = 10
 """Recovered runs below which no hazards model is fitted."""
 
 
+PREDICTOR_COLUMNS = (
+    *("target", "predictor", "runs", "seeds", "partial correlation", "effect", "low", "high", "p", "model"),
+    *("error", "error without"),
+)
+
+
 def predictors(records: Sequence[Record]) -> pd.DataFrame:
     """What a measure of the removal tells beyond ratio and method, of damage and of recovery.
 
@@ -41,8 +47,8 @@ def predictors(records: Sequence[Record]) -> pd.DataFrame:
         model of `mixed_effect`; error and error without: root mean squared error in points when each dense network
         is predicted from the others, with the predictor and without it. NaN where networks are too few.
     """
-    rows = [_predictor(*asked, RATIO_AND_METHOD) for asked in _registered(records)]
-    return _corrected(rows, _PREDICTOR_COLUMNS)
+    rows = [predictor_effect(*asked, RATIO_AND_METHOD) for asked in _registered(records)]
+    return _corrected(rows, PREDICTOR_COLUMNS)
 
 
 def predictors_over_networks(records: Sequence[Record]) -> pd.DataFrame:
@@ -73,7 +79,31 @@ def sensitivity(records: Sequence[Record]) -> pd.DataFrame:
         for name in (DISTANCE, *ROBUST_DISTANCES, *PREDICTORS[1:])
         if name != target
     ]
-    return pd.DataFrame([_predictor(*each, CELLS) for each in asked if _varies(each)], columns=[*_PREDICTOR_COLUMNS])
+    return pd.DataFrame(
+        [predictor_effect(*each, CELLS) for each in asked if _varies(each)], columns=[*PREDICTOR_COLUMNS]
+    )
+
+
+def predictor_effect(known: pd.DataFrame, target: str, name: str, factors: str) -> dict:
+    """What one predictor x tells of a target y beyond some factors: a row of `predictors`, p uncorrected.
+
+    Args:
+        known: runs, with columns x (standardised), y, ratio, method, seed and those of `factors`.
+        target, name: of y and x.
+        factors: formula.
+    """
+    x, y = (residuals(known, column, f"{factors} + C(seed)") for column in ("x", "y"))
+    varies = min(x.std(), y.std()) > 1e-9
+    return {
+        "target": target,
+        "predictor": name,
+        "runs": len(known),
+        "seeds": known["seed"].nunique(),
+        "partial correlation": float(np.corrcoef(x, y)[0, 1]) if varies else np.nan,
+        **mixed_effect(f"y ~ {factors} + x", known, "x"),
+        "error": error_on_other_networks(f"y ~ {factors} + x", known),
+        "error without": error_on_other_networks(f"y ~ {factors}", known),
+    }
 
 
 def adjusted(records: Sequence[Record], name: str) -> pd.DataFrame:
@@ -109,12 +139,6 @@ def hazards(records: Sequence[Record]) -> pd.DataFrame:
     return table.assign(p=holm(table["p"]))
 
 
-_PREDICTOR_COLUMNS = (
-    *("target", "predictor", "runs", "seeds", "partial correlation", "effect", "low", "high", "p", "model"),
-    *("error", "error without"),
-)
-
-
 def _targets(records: Sequence[Record]) -> pd.DataFrame:
     frame = trials(records).rename(columns={"recovery area": "area"})
     cells = frame["method"] + frame["ratio"].astype(str)
@@ -137,21 +161,6 @@ def _known(frame: pd.DataFrame, target: str, name: str) -> pd.DataFrame:
 def _varies(asked: tuple[pd.DataFrame, str, str]) -> bool:
     known, _, name = asked
     return bool(len(known) > 2 and known[name].std() != 0)
-
-
-def _predictor(known: pd.DataFrame, target: str, name: str, factors: str) -> dict:
-    x, y = (residuals(known, column, f"{factors} + C(seed)") for column in ("x", "y"))
-    varies = min(x.std(), y.std()) > 1e-9
-    return {
-        "target": target,
-        "predictor": name,
-        "runs": len(known),
-        "seeds": known["seed"].nunique(),
-        "partial correlation": float(np.corrcoef(x, y)[0, 1]) if varies else np.nan,
-        **mixed_effect(f"y ~ {factors} + x", known, "x"),
-        "error": error_on_other_networks(f"y ~ {factors} + x", known),
-        "error without": error_on_other_networks(f"y ~ {factors}", known),
-    }
 
 
 def _corrected(rows: list[dict], columns: tuple[str, ...]) -> pd.DataFrame:

@@ -1,0 +1,218 @@
+"""A verdict for each of the claims B1 to B5, and the numbers that the prose of their chapter quotes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from topoprune.report.evidence.beyond import (
+    ABOVE,
+    ALL_FOUR,
+    BEFORE,
+    BELOW,
+    BETTER,
+    EQUIVALENT,
+    FUNCTIONAL,
+    LASTING_PAIRS,
+    LATER,
+    MARGIN_BEFORE,
+    MENDED_METHODS,
+    PRIMARY_MENDING,
+    PRIMARY_RATIO,
+    QR,
+    RECOVERY_RATIO,
+    SOONER,
+    WORSE,
+    lasting_gains,
+    mending_gains,
+    rivals,
+    sooner,
+)
+from topoprune.report.evidence.beyond_explanation import (
+    ACCURACIES,
+    LOST_MASS,
+    accuracy_verdict,
+    explained,
+    replicated_cells,
+)
+from topoprune.report.evidence.claims import LEAST_SEEDS, NOT_SUPPORTED, SUPPORTED, claim_verdict, interval_of
+from topoprune.report.evidence.differences import TOPOLOGICAL, UNDECIDED
+from topoprune.report.evidence.statistics import MARGIN
+from topoprune.report.frames import NAMES, of_kind, removals_by_network, trials
+from topoprune.study import Dense, Profile, Record, Removal, Trial
+from topoprune.study.profiles import CHOICES, COMPENSATED
+
+NOT_ON_RECORD = "(not on record)"
+
+
+def beyond_verdicts(records: Sequence[Record], plan: Profile) -> pd.DataFrame:
+    """One row for each claim: claim, tested, effect, interval, seeds, cells (primary, on record), verdict.
+
+    A claim is supported when all its primary cells are on record with at least three networks and speak for it. Cells
+    that `plan` does not have keep it undecided.
+    """
+    rows = [
+        _mends(mending_gains(records)),
+        _lasts(lasting_gains(records)),
+        _equals_rivals(rivals(records)),
+        _recovers_sooner(sooner(records)),
+        _explains(records, plan),
+    ]
+    return pd.DataFrame(rows)[["claim", "tested", "effect", "interval", "seeds", "cells", "verdict"]]
+
+
+def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
+    """What the prose quotes, as text; "(not on record)" where nothing is.
+
+    Returns:
+        choice: the functional choice; networks, removals, trials: how many are on record; dense: test accuracy (%);
+        NAME_none, NAME_convolution: mean test accuracy before fine-tuning at `PRIMARY_RATIO`, plain and refitted, and
+        NAME_plain, NAME_mended: after fine-tuning, of the choices `_QUOTED`; over_thesis, over_random: points of the
+        functional choice over these after fine-tuning, plain, with the interval; plain_recovered, mended_recovered:
+        runs that recovered at `RECOVERY_RATIO`; ratio, recovery_ratio: these two ratios.
+    """
+    before = removals_by_network(records)
+    before = before[before["ratio"] == PRIMARY_RATIO].groupby("method").mean()
+    frame = trials(records)
+    after = frame[frame["ratio"] == PRIMARY_RATIO].groupby("method")["test"].mean()
+    dense = [100 * record.result["test"] for record in of_kind(records, Dense)]
+    found: dict[str, str | int] = {
+        "choice": FUNCTIONAL,
+        "networks": len({record.spec.dense for record in of_kind(records, Removal) + of_kind(records, Trial)}),
+        "removals": len(of_kind(records, Removal)),
+        "trials": len(frame),
+        "dense": _percent(float(np.mean(dense)) if dense else np.nan),
+        "ratio": f"{PRIMARY_RATIO:g}",
+        "recovery_ratio": f"{RECOVERY_RATIO:g}",
+        **_recovered(frame),
+    }
+    for key, name in _QUOTED.items():
+        for mending in ("none", PRIMARY_MENDING):
+            found[f"{key}_{mending}"] = _percent(before[mending].get(name, np.nan))
+        found[f"{key}_plain"] = _percent(after.get(name, np.nan))
+        found[f"{key}_mended"] = _percent(after.get(name + COMPENSATED, np.nan))
+    table = lasting_gains(records)
+    for key, rival in {"over_thesis": TOPOLOGICAL, "over_random": NAMES["random"]}.items():
+        rows = table[(table["rival"] == rival) & table["primary"].astype(bool)]
+        found[key] = _points(rows.iloc[0]) if len(rows) else NOT_ON_RECORD
+    return found
+
+
+_QUOTED = {
+    "random": NAMES["random"],
+    "l1": NAMES["l1"],
+    "thesis": TOPOLOGICAL,
+    "genetic": NAMES["functional"],
+    "functional": FUNCTIONAL,
+    "qr": QR,
+}
+"""Key of `beyond_findings` -> the choice that it quotes."""
+
+
+def _mends(table: pd.DataFrame) -> dict:
+    primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=table["method"])
+    return _row(
+        "B1",
+        f"refitting the next layers reduces damage for every choice: {PRIMARY_MENDING} less none before fine-tuning",
+        primary,
+        planned=len(CHOICES),
+        good={ABOVE},
+        bad={BELOW},
+    )
+
+
+def _lasts(table: pd.DataFrame) -> dict:
+    return _row(
+        "B2",
+        f"{FUNCTIONAL} less random, L1, L2, FPGM and the thesis's choice after fine-tuning, and less random and FPGM "
+        "where both are compensated",
+        table[table["primary"].astype(bool)],
+        planned=len(LASTING_PAIRS),
+        good={ABOVE},
+        bad={BELOW},
+    )
+
+
+def _equals_rivals(table: pd.DataFrame) -> dict:
+    primary = table[table["primary"].astype(bool)]
+    before = np.where(primary["measured"] == BEFORE, f", {BEFORE}", "")
+    return _row(
+        "B3",
+        f"{FUNCTIONAL} is as good as pivoted QR after fine-tuning (within {MARGIN:g} points), and as pivoted QR and "
+        f"optimal brain surgeon before it (within {MARGIN_BEFORE:g})",
+        primary.assign(rival=primary["rival"] + before),
+        planned=4,
+        good={EQUIVALENT, BETTER},
+        bad={WORSE},
+    )
+
+
+def _recovers_sooner(table: pd.DataFrame) -> dict:
+    primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=ALL_FOUR)
+    return _row(
+        "B4",
+        f"compensated networks recover sooner: restricted mean recovery time less that of plain ones, "
+        f"{', '.join(MENDED_METHODS)}",
+        primary,
+        planned=1,
+        good={SOONER},
+        bad={LATER},
+        unit="epochs",
+        largest=True,
+    )
+
+
+def _row(claim: str, tested: str, table: pd.DataFrame, planned: int, good: set, bad: set, **options) -> dict:
+    row = claim_verdict(claim, tested, table, table["verdict"], planned, good, bad, **{"unit": "points", **options})
+    return {**row, "cells": _of_planned(int((table["seeds"] >= LEAST_SEEDS).sum()), planned)}
+
+
+def _explains(records: Sequence[Record], plan: Profile) -> dict:
+    table = explained(records)
+    plain = [name for name in plan.methods if not name.endswith(COMPENSATED)]
+    planned = 2 * len(plan.removals) * len(plan.removal_ratios) + len(plain) * len(plan.ratios)
+    on_record = replicated_cells(records)
+    targets = {target: accuracy_verdict(table, target) if on_record else UNDECIDED for target in ACCURACIES}
+    if NOT_SUPPORTED in targets.values():
+        verdict = NOT_SUPPORTED
+    else:
+        verdict = SUPPORTED if on_record >= planned and set(targets.values()) == {SUPPORTED} else UNDECIDED
+    target = next((target for target, one in targets.items() if one == verdict), ACCURACIES[0])
+    rows = table[(table["predictor"] == LOST_MASS) & (table["target"] == target)]
+    row = rows.iloc[0] if len(rows) else None
+    return {
+        "claim": "B5",
+        "tested": "the lost mass tells accuracy beyond ratio and method, on other networks, and better than norm, rank "
+        "and the distance in weight space: after removal, plain and refitted, and after fine-tuning",
+        "effect": "" if row is None else f"{row['effect']:+.2f} points for one SD ({_TARGET_NAMES[target]})",
+        "interval": interval_of(row),
+        "seeds": 0 if row is None else int(row["seeds"]),
+        "cells": _of_planned(on_record, planned),
+        "verdict": verdict,
+    }
+
+
+_TARGET_NAMES = dict(zip(ACCURACIES, ("after removal", "after refitting", "after fine-tuning"), strict=True))
+
+
+def _of_planned(on_record: int, planned: int) -> str:
+    return f"{on_record} of {planned}"
+
+
+def _recovered(frame: pd.DataFrame) -> dict[str, str]:
+    at_ratio = frame[frame["ratio"] == RECOVERY_RATIO]
+    arms = {"plain_recovered": MENDED_METHODS, "mended_recovered": [name + COMPENSATED for name in MENDED_METHODS]}
+    found = {}
+    for key, names in arms.items():
+        reached = at_ratio.loc[at_ratio["method"].isin(names), "recovered"]
+        found[key] = f"{int(reached.sum())} of {len(reached)}" if len(reached) else NOT_ON_RECORD
+    return found
+
+
+def _percent(value: float) -> str:
+    return NOT_ON_RECORD if np.isnan(value) else f"{value:.1f} %"
+
+
+def _points(row: pd.Series) -> str:
+    interval = "" if np.isnan(row["low"]) else f" (95 % interval {row['low']:+.1f} to {row['high']:+.1f})"
+    return f"{row['difference']:+.1f} points{interval}"
