@@ -49,6 +49,15 @@ class Coupling:
         slices: axis of a parameter or buffer -> (2, k) rows of choices and of the indices that go with them.
         readers: those of the axes that belong to weights which read the channels.
         norms: normalisation without parameters or buffers -> (2, k) rows, as in `slices`.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 3))
+        >>> first = couplings(model, torch.randn(2, 3, 12, 12))[0]
+        >>> first.layers, first.choices
+        (('0',), 4)
+        >>> first.filters("0", [1])  # the same position of both groups
+        [1, 5]
     """
 
     members: dict[str, np.ndarray]
@@ -85,6 +94,13 @@ class Structure:
         couplings: filters that can be removed, in the order of the modules.
         left_whole: layer -> why it keeps all its filters.
         norms: layer -> the BatchNorm that reads its output.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3))
+        >>> found = structure(model, torch.randn(2, 3, 8, 8))
+        >>> found.norms, found.left_whole
+        ({'0': '1'}, {'2': 'its channels are an output of the network'})
     """
 
     couplings: list[Coupling]
@@ -134,7 +150,7 @@ def structure(
         >>> [coupling.layers for coupling in found.couplings], found.left_whole["0"]
         ([('2',)], 'native_group_norm in 1 mixes its channels')
     """
-    inner, prefix = _unwrapped(model)
+    inner, prefix = unwrapped(model)
     _refuse_computed_weights(inner, prefix)
     with _plain_tensors():
         network, inputs, tolerance = _prepared(inner, example_inputs)
@@ -159,7 +175,14 @@ def structure(
     )
 
 
-def remove(model: nn.Module, example_inputs: Any, kept: Kept, check: bool = True) -> nn.Module:
+def remove(
+    model: nn.Module,
+    example_inputs: Any,
+    kept: Kept,
+    check: bool = True,
+    compensate: Any = None,
+    compensation: str = "convolution",
+) -> nn.Module:
     """A new network without the filters that `kept` leaves out; `model` is untouched.
 
     Args:
@@ -167,10 +190,14 @@ def remove(model: nn.Module, example_inputs: Any, kept: Kept, check: bool = True
         kept: layer -> indices of the filters to keep, as `select` returns it. Layers that are not named lose only
             what is coupled to a layer that is.
         check: compare the answers with those of the network whose readers of the removed channels have zeros.
+        compensate: images without labels, inputs of `forward` or batches of them. The layers that read removed
+            channels are refitted on them, see `compensation.refit`, and every BatchNorm is recalibrated.
+        compensation: "convolution" refits all weights of such a layer, "channels" mixes its input channels and needs
+            fewer images.
 
     Raises:
-        ValueError: an unknown layer, an empty or impossible choice, coupled layers that disagree, or a network
-            that answers differently.
+        ValueError: an unknown layer, an empty or impossible choice, coupled layers that disagree, a network that
+            answers differently, or images too few or unfit to compensate with.
 
     Example:
         >>> from torch import nn
@@ -178,7 +205,10 @@ def remove(model: nn.Module, example_inputs: Any, kept: Kept, check: bool = True
         >>> remove(model, torch.randn(2, 3, 8, 8), {"0": [1, 2, 5]})[0]
         Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1))
     """
-    inner, prefix = _unwrapped(model)
+    from topoprune.compensation import check_images, refit  # here: it imports this module
+
+    check_images(compensate, compensation)
+    inner, prefix = unwrapped(model)
     _refuse_computed_weights(inner, prefix)
     with _plain_tensors():
         network, inputs, tolerance = _prepared(inner, example_inputs)
@@ -190,7 +220,10 @@ def remove(model: nn.Module, example_inputs: Any, kept: Kept, check: bool = True
                 f"these filters cannot be removed from {type(inner).__name__}: {difference}; "
                 "choose them with topoprune.select, which leaves such layers whole"
             )
-        return without(model, removed)
+        small = without(model, removed)
+        if compensate is not None and removed:
+            refit(network, unwrapped(small)[0], removed, compensate, compensation, channels.follows)
+        return small
 
 
 @dataclass(frozen=True)
@@ -203,6 +236,12 @@ class Cost:
             literature: VGG-16 at 32x32 has 313 million).
         latency_ms: median milliseconds for a batch of one.
         images_per_second: inputs a second at the size of the example batch.
+
+    Example:
+        >>> from torch import nn
+        >>> found = cost(nn.Linear(100, 10), torch.randn(4, 100), seconds=0.01)
+        >>> found.parameters, found.flops, found.latency_ms > 0
+        (1010, 1000, True)
     """
 
     parameters: int
@@ -288,7 +327,7 @@ def run(model: nn.Module, inputs: Any) -> Any:
 def without(model: nn.Module, removed: dict[Coupling, np.ndarray]) -> nn.Module:
     """A copy of the network that lacks some choices of its couplings, which are positions in `Coupling.members`."""
     small = copied(model)
-    _cut(_unwrapped(small)[0], removed)
+    _cut(unwrapped(small)[0], removed)
     return small
 
 
@@ -299,7 +338,7 @@ def scores(model: nn.Module, coupling: Coupling, value: Callable[[nn.Parameter],
         model: the network that the coupling was found in.
         value: of a parameter, one number for each of its elements; biases have no part.
     """
-    parameters = dict(_unwrapped(model)[0].named_parameters())
+    parameters = dict(unwrapped(model)[0].named_parameters())
     parts = []
     for axis, (choices, indices) in coupling.slices.items():
         parameter = parameters.get(axis.tensor)
@@ -317,7 +356,7 @@ def width(model: nn.Module, layer: str) -> int:
     return module.out_features if isinstance(module, nn.Linear) else module.out_channels
 
 
-def _unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
     """The network in DataParallel or torch.compile, and the prefix of its names."""
     inner, prefix = model, ""
     while True:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from topoprune.budget import TARGETS, absolute_target, ratio_of
+from topoprune.compensation import check_images
 from topoprune.network import LAYERS, Cost, Kept, cost, remove, width
 from topoprune.selection import check_arguments, run_selection
 
@@ -29,6 +30,20 @@ class Pruned:
         filters: layer -> number of filters before.
         seconds: time that choosing took.
         searches: first layer of each coupling -> one dict a generation, of the last step (topological only).
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> result = prune(model, torch.randn(2, 3, 8, 8), method="l1", ratio=0.5, dry_run=True)
+        >>> result.filters["0"], len(result.kept["0"]), result.model
+        (8, 4, None)
+        >>> print(result)  # doctest: +ELLIPSIS
+                                        before         after    left
+        parameters                         516           260  50.4 %
+        ...
+          0                                            8 -> 4
+          2                                            4 -> 4
+          left whole: 2 because its channels are an output of the network
     """
 
     model: nn.Module | None
@@ -66,6 +81,8 @@ def prune(
     between: Callable[[nn.Module, int], Any] | None = None,
     schedule: Callable[[float], float] | None = None,
     dry_run: bool = False,
+    compensate: Any = None,
+    compensation: str = "convolution",
     **options,
 ) -> Pruned:
     """Choose filters, remove them from a copy, and say what it saves. The given network is untouched.
@@ -81,10 +98,14 @@ def prune(
         schedule: share of all steps done, in (0, 1] -> share of the removal done by then; rising, 1 at 1. By default
             every step removes as much.
         dry_run: only say what would go: the result has no model, and `between` is not called.
+        compensate: images without labels, on which every step refits the layers that read removed channels; a tensor
+            or batches, as for `remove`. A dry run refits nothing.
+        compensation: "convolution" or "channels", as for `remove`.
         **options: those of `run_selection`, such as `ignore`, `round_to`, `flops` or `types`, and of the method.
 
     Returns:
-        The smaller network, the kept filters, costs before and after. Fine-tune it, or recalibrate its BatchNorm.
+        The smaller network, the kept filters, costs before and after. Fine-tune it, or recalibrate its BatchNorm, which
+        `compensate` has done.
 
     Raises:
         ValueError: as `select` and `remove`.
@@ -98,6 +119,7 @@ def prune(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}: every step removes filters")
+    check_images(compensate, compensation)
     settings = {name: value for name, value in options.items() if name not in _SELECTION}
     check_arguments(method, ratio, options.get("round_to", 1), options.get("minimum", 1), settings)
     before = cost(model, example_inputs)
@@ -112,7 +134,9 @@ def prune(
         chosen = run_selection(current, example_inputs, method, part, seed, **goal, **options)
         seconds += chosen.seconds
         kept = _composed(kept, chosen.kept)
-        current = remove(current, example_inputs, chosen.kept, check=options.get("check", True))
+        images = None if dry_run else compensate
+        check = options.get("check", True)
+        current = remove(current, example_inputs, chosen.kept, check, images, compensation)
         if between is not None and step < steps and not dry_run:
             current = between(current, step) or current
     filters = {layer: width(model, layer) for layer in kept}
