@@ -84,6 +84,7 @@ def _prune(options) -> None:
         options.classes,
         options.images,
         options.device,
+        options.compensate,
         **settings,
     )
     print(json.dumps(report, indent=2))
@@ -111,7 +112,11 @@ METHODS = """methods:
   random        filters drawn at random, the control
   l1, l2        norm of a filter (Li et al., 2017)
   fpgm          distance to the other filters (He et al., 2019)
-  topological   genetic search for the persistence diagrams of the whole layer (default)
+  folding       one filter of each cluster (k-means; Wang et al., 2025)
+  topological   genetic search for the persistence diagrams of the whole layer (default); with
+                --option space=functional --option search=merge, a cover of what channels compute; needs --images
+  qr            pivoted QR of what channels compute (Chee et al., 2022); needs --images
+  obs           optimal brain surgeon on channels (Meng et al., 2024); needs --images
   magnitude     norm over the whole architecture, at the FLOPs of `ratio`
   taylor        change of the loss over the whole architecture; needs --images"""
 
@@ -172,6 +177,14 @@ def _add_prune(commands) -> None:
     add("--classes", type=int, metavar="N", help="number of classes, if not the model's usual one")
     add("--shape", type=int, nargs=3, metavar=("C", "H", "W"), help="input shape (default: the file's, else 3 224 224)")
     add("--images", metavar="FOLDER", help="real inputs, a folder of images or a .safetensors tensor")
+    add(
+        "--compensate",
+        nargs="?",
+        const="convolution",
+        default="",
+        choices=("channels", "convolution"),
+        help="refit the next layers on the images, without labels (default convolution); some 1,000 images or more",
+    )
     add("--device", default="cpu")
     add("--dry-run", action="store_true", help="say what would go, write nothing")
     prune.set_defaults(call=_prune)

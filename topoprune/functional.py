@@ -99,7 +99,9 @@ def responses(model: nn.Module, example_inputs: Any, couplings: list[Coupling]) 
         for hook in hooks:
             hook.remove()
     return [
-        _checked(Responses(np.sum([reading.covariance() for reading in own], axis=0), _weights(inner, coupling)), coupling)
+        _checked(
+            Responses(np.sum([reading.covariance() for reading in own], axis=0), _weights(inner, coupling)), coupling
+        )
         for own, coupling in zip(readings, couplings, strict=True)
     ]
 

@@ -23,6 +23,9 @@ from topoprune.pruning import Pruned, prune
 BATCH = 32
 """Inputs of the example batch."""
 
+IMAGES = 1536
+"""Most images that a choice by what channels compute, or compensation, reads."""
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of the colours, by which torchvision's networks expect images to be normalised."""
 
@@ -91,6 +94,7 @@ def prune_file(
     classes: int | None = None,
     images: Path | str | None = None,
     device: str = "cpu",
+    compensation: str = "",
     **options,
 ) -> tuple[Pruned, dict]:
     """Prune a stored or a torchvision network, and write the result with a report beside it.
@@ -106,6 +110,7 @@ def prune_file(
         images: folder of images, or a safetensors file with one tensor (n, channels, height, width), for methods
             that judge by what the network computes.
         device: where the network runs while it is judged and timed.
+        compensation: "channels" or "convolution" refits on the images what the removal damages, see `remove`.
         **options: of `prune`.
 
     Returns:
@@ -131,17 +136,24 @@ def prune_file(
         raise ValueError(f"output must end in .safetensors, got {output}: the report takes the same name with .json")
     if output.resolve() == Path(model).resolve():
         raise ValueError(f"output would replace its own input {output}: name another file")
-    if images is None and (method == "taylor" or options.get("space") == "activations"):
-        raise ValueError("this choice depends on what the network computes: give images, a folder or a tensor file")
+    computed = method in ("taylor", "qr", "obs") or options.get("space") in ("activations", "functional")
+    if images is None and (computed or compensation):
+        what = "this choice depends" if computed else "compensation depends"
+        raise ValueError(f"{what} on what the network computes: give images, a folder or a tensor file")
     if Path(model).suffix == ".safetensors":
         network, source = _stored(Path(model))
     else:
         network, source = _torchvision(model, weights, classes)
     known = [3, 32, 32] if "architecture" in source else [3, 224, 224]
     shape = list(shape or (source.get("inputs") or {}).get("shape", [0, *known])[1:])
-    example = _images(images, shape) if images else torch.randn(BATCH, *shape, generator=_generator())
+    many = compensation or method in ("qr", "obs") or options.get("space") == "functional"
+    count = IMAGES if many else BATCH
+    example = _images(images, shape, count) if images else torch.randn(BATCH, *shape, generator=_generator())
     network, example = network.to(device).eval(), example.to(device)
+    if compensation:
+        options |= {"compensate": example, "compensation": compensation}
     result = prune(network, example, method, ratio, seed, **options)
+    options.pop("compensate", None)
     report = {
         "model": model,
         "method": method,
@@ -243,18 +255,19 @@ def _no_pickle() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _images(source: Path | str, shape: list[int]) -> Tensor:
-    """(n, channels, height, width) normalised images of a folder, or the tensor of a file; n is at most `BATCH`."""
+def _images(source: Path | str, shape: list[int], count: int) -> Tensor:
+    """(n, channels, height, width) normalised images of a folder, or the tensor of a file; n is at most `count`."""
     source = Path(source)
     if source.suffix == ".safetensors":
         tensors = [*load_file(source).values()]
         if len(tensors) != 1 or list(tensors[0].shape[1:]) != shape:
             raise ValueError(f"{source} must hold one tensor of shape (n, {', '.join(map(str, shape))})")
-        return tensors[0][:BATCH].float()
+        return tensors[0][:count].float()
     from PIL import Image
     from torchvision.transforms.v2 import functional as transforms
 
-    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in Image.registered_extensions())[:BATCH]
+    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in Image.registered_extensions())
+    paths = paths[:: -(-len(paths) // count) or 1]  # of all subfolders
     if not paths:
         raise ValueError(f"{source} holds no images: name a folder of image files, or a .safetensors tensor")
     mode = "L" if shape[0] == 1 else "RGB"

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from topoprune import load, study
 from topoprune.__main__ import main
 from topoprune.storage import prune_file
 
@@ -82,6 +84,27 @@ def test_a_dense_checkpoint_can_be_pruned(tiny_study, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert {len(kept) % 4 for kept in report["kept"].values()} == {0}
     assert report["before"]["parameters"] == records[0].result["cost"]["parameters"]
+
+
+def test_a_choice_by_what_channels_compute_is_compensated_on_images(tiny_study, tmp_path, capsys):
+    records = tiny_study.records
+    source = str(tiny_study.cache / "runs" / f"dense-{records[0].key}" / "dense.safetensors")
+    images = study.load_data("digits").example(600)
+    save_file({"images": images.contiguous()}, tmp_path / "images.safetensors")
+    with pytest.raises(ValueError, match="compensation depends on what the network computes: give images"):
+        prune_file(source, tmp_path / "small.safetensors", "l1", compensation="channels")
+    answers = {}
+    for mode in ([], ["--compensate", "channels"], ["--compensate"]):
+        output = str(tmp_path / "small.safetensors")
+        choice = ["--option", "space=functional", "--option", "search=merge", "--ratio", "0.3"]
+        given = ["--images", str(tmp_path / "images.safetensors")]
+        assert main(["prune", source, "--output", output, *choice, *given, *mode]) == 0
+        expected = None if not mode else mode[-1].replace("--compensate", "convolution")
+        assert json.loads(capsys.readouterr().out).get("compensation") == expected
+        answers[tuple(mode)] = load(output).eval()(images)
+    dense = load(source).eval()(images)
+    errors = [(answer - dense).square().mean().item() for answer in answers.values()]
+    assert errors[1] < errors[0] and errors[2] < errors[0]
 
 
 def test_help_does_not_import_torch():

@@ -8,8 +8,8 @@ import pytest
 from conftest import TINY
 
 from topoprune import study
-from topoprune.study import Dense, Portrait, Trial, spec_key
-from topoprune.study.profiles import COMPANIONS, METHODS
+from topoprune.study import Clouds, Dense, Portrait, Removal, Trial, spec_key
+from topoprune.study.profiles import COMPANIONS, COMPENSATED, METHODS
 
 
 @pytest.fixture
@@ -36,7 +36,26 @@ def test_a_profile_is_the_product_of_its_seeds_ratios_and_methods_each_once(name
     trials = {(spec.seed, spec.ratio, study.variant(spec)) for spec in specs if isinstance(spec, Trial)}
     assert trials == {(s, r, m) for s in profile.seeds for r in profile.ratios for m in profile.methods}
     assert {spec.seed for spec in specs if isinstance(spec, Dense)} == set(profile.seeds)
-    assert [spec for spec in specs if isinstance(spec, Portrait)] == [study.portrait_spec(name)] == specs[-1:]
+    removals = [(spec.dense.seed, spec.ratio, study.variant(spec)) for spec in specs if isinstance(spec, Removal)]
+    assert set(removals) == {(s, r, m) for s in profile.seeds for r in profile.removal_ratios for m in profile.removals}
+    assert removals.count((profile.seeds[0], 0.5, "random")) == (profile.draws if "random" in profile.removals else 0)
+    assert len([spec for spec in specs if isinstance(spec, Clouds)]) == bool(removals) * len(profile.seeds)
+    portraits = [] if profile.removals else [study.portrait_spec(name)]
+    assert [spec for spec in specs if isinstance(spec, Portrait)] == portraits == specs[len(specs) - len(portraits) :]
+
+
+def test_removals_stand_between_a_dense_network_and_its_trials():
+    kinds = [type(spec) for spec in study.specs("beyond-quarter", [11, 10])]
+    assert kinds.count(Dense) == 2
+    first = kinds[: kinds.index(Trial)]
+    assert first[:2] == [Dense, Clouds] and set(first[2:]) == {Removal}
+
+
+def test_a_compensated_method_is_the_same_choice_refitted():
+    plain, mended = study.trial_specs("beyond", [3], ["fpgm", f"fpgm{COMPENSATED}"], [0.5])
+    assert (plain.compensation, mended.compensation) == ("", "convolution")
+    assert dataclasses.replace(mended, compensation="") == plain
+    assert study.variant(mended) == f"fpgm{COMPENSATED}" and spec_key(plain) != spec_key(mended)
 
 
 @pytest.mark.parametrize("name", study.PROFILES)
@@ -105,7 +124,7 @@ def test_companions_exist_and_are_listed():
     for name in study.PROFILES:
         assert set(study.with_companions(name)) <= set(study.PROFILES)
     assert set(study.with_companions("study")) == {
-        *("study", "ablation", "study-sgd", "recovery", "study-whole", "study-cutout")
+        *("study", "ablation", "study-sgd", "recovery", "study-whole", "study-cutout", "beyond-quarter")
     }
 
 

@@ -25,16 +25,18 @@ from topoprune.study.plans import (
 from topoprune.study.profiles import LAYERWISE, PROFILES, VARIANTS, Profile, profile
 from topoprune.study.progress import status, status_lines
 from topoprune.study.store import Store
-from topoprune.study.trial import Dense, Portrait, Record, Trial, spec_key
+from topoprune.study.trial import Clouds, Dense, Portrait, Record, Removal, Trial, spec_key
 
 __all__ = [
     "LAYERWISE",
     "PROFILES",
     "VARIANTS",
+    "Clouds",
     "Dense",
     "Portrait",
     "Profile",
     "Record",
+    "Removal",
     "RunError",
     "Store",
     "Trial",

@@ -4,10 +4,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from topoprune import files, fitness
-from topoprune.selection import NNI_PRUNERS, run_selection
-from topoprune.study.images import Data
+from topoprune.selection import NNI_PRUNERS, RESPONSE_CRITERIA, Selection, run_selection
+from topoprune.study.images import CALIBRATION, Data
 from topoprune.study.run_folder import SELECTION, run_folder
-from topoprune.study.trial import Trial
+from topoprune.study.trial import Removal, Trial
+
+FUNCTIONAL_IMAGES = 1024
+"""Training images on which it is judged what channels compute."""
 
 
 def chosen_once(trial: Trial, identity: str, dense: nn.Module, data: Data) -> dict:
@@ -24,13 +27,19 @@ def chosen_once(trial: Trial, identity: str, dense: nn.Module, data: Data) -> di
     path = run_folder(trial) / SELECTION
     if (stored := files.resume(files.read_json, path, identity)) is not None:
         return stored
-    example = data.example()
-    import_and_compile(trial.method)
-    options = baseline_options(trial.method) | _surroundings(trial, data.train.labels[: len(example)]) | trial.options
-    selection = run_selection(dense, example, trial.method, trial.ratio, trial.seed, **options)
+    selection = choose(trial, dense, data, **_surroundings(trial, data.train.labels[:CALIBRATION]))
     choice = {"kept": selection.kept, "selection_seconds": selection.seconds, "searches": selection.searches}
     files.write_json(path, identity, choice)
     return choice
+
+
+def choose(spec: Trial | Removal, dense: nn.Module, data: Data, **surroundings) -> Selection:
+    """Choose the filters of a trial or a removal; `surroundings` are options that are no part of its identity."""
+    import_and_compile(spec.method)
+    options = baseline_options(spec.method) | surroundings | spec.options
+    functional = spec.method in RESPONSE_CRITERIA or spec.options.get("space") == "functional"
+    example = data.example(FUNCTIONAL_IMAGES if functional else CALIBRATION)
+    return run_selection(dense, example, spec.method, spec.ratio, spec.seed, **options)
 
 
 def baseline_options(method: str) -> dict:
@@ -42,6 +51,8 @@ def import_and_compile(method: str) -> None:
     """Do what only the first choice of a process would wait for, so that times compare methods."""
     if method in NNI_PRUNERS:
         import nni.compression.pruning  # noqa: F401
+    elif method in RESPONSE_CRITERIA:
+        import scipy.linalg  # noqa: F401
     elif method == "topological":
         corners = fitness.distance_matrix(np.eye(6, dtype=np.float32))
         fitness.Fitness(corners)(np.array([[0, 1, 2, 3]]))

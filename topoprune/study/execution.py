@@ -1,4 +1,4 @@
-"""Run one spec: train a dense network, or prune it, measure the damage and fine-tune, or draw its portrait."""
+"""Run one spec: train a dense network, prune it and fine-tune, prune and mend it, or draw its portrait."""
 
 import contextlib
 import functools
@@ -16,14 +16,26 @@ from topoprune._engine.precision import default_device
 from topoprune.network import cost, remove
 from topoprune.study import datasets
 from topoprune.study.choice import chosen_once
+from topoprune.study.clouds import describe_clouds
 from topoprune.study.damage import damage_by_layer, live_share, recovery
 from topoprune.study.images import CALIBRATION, Data
 from topoprune.study.networks import trained, trained_on_record
 from topoprune.study.portraits import portray
 from topoprune.study.provenance import provenance
+from topoprune.study.removals import MENDING_IMAGES, run_removal
 from topoprune.study.run_folder import FINE_TUNING, RECORD, claimed, failure_noted, run_folder
 from topoprune.study.store import Store
-from topoprune.study.trial import Dense, Portrait, Record, Spec, Trial, searches_by_column, spec_fields, spec_key
+from topoprune.study.trial import (
+    Clouds,
+    Dense,
+    Record,
+    Removal,
+    Spec,
+    Trial,
+    searches_by_column,
+    spec_fields,
+    spec_key,
+)
 from topoprune.training import accuracy, recalibrate, train
 
 RECOVERY_MARGIN = 0.005
@@ -98,6 +110,10 @@ def _measured(spec: Spec, device: str, records: tuple[Path, ...]) -> Record:
         result = run_dense(spec, data)
     elif isinstance(spec, Trial):
         result = run_trial(spec, data, records)
+    elif isinstance(spec, Removal):
+        result = run_removal(spec, data, records)
+    elif isinstance(spec, Clouds):
+        result = describe_clouds(spec, data, records)
     else:
         result = portray(spec, data, records)
     return Record(spec, result, provenance(device, time.perf_counter() - started))
@@ -109,7 +125,7 @@ def _load(dataset: str, device: str, folder: Path) -> Data:
     return datasets.load(dataset, device)
 
 
-def _finished_by_another(spec: Trial | Portrait, records: tuple[Path, ...]) -> Record | None:
+def _finished_by_another(spec: Spec, records: tuple[Path, ...]) -> Record | None:
     """The record that another process stored, or finished and did not store yet."""
     key = spec_key(spec)
     lines = [line for path in records if (line := Store(path).load().get(key))]
@@ -157,7 +173,12 @@ def run_trial(trial: Trial, data: Data, records: tuple[Path, ...]) -> dict:
     identity = f"{spec_key(trial)} of network {network}"
     choice = chosen_once(trial, identity, dense, data)
     kept = choice["kept"]
-    small = recalibrate(remove(dense, example, kept), data.train.batches(CALIBRATION))
+    if trial.compensation:
+        images = data.example(MENDING_IMAGES)
+        small = remove(dense, example, kept, compensate=images, compensation=trial.compensation)
+    else:
+        small = remove(dense, example, kept)
+    recalibrate(small, data.train.batches(CALIBRATION))
     damage = {
         "validation": accuracy(small, data.validation.batches()),
         "test": accuracy(small, data.test.batches()),

@@ -6,8 +6,8 @@ from numbers import Integral
 from typing import Any
 
 from topoprune.genetic import Search
-from topoprune.study.profiles import COMPANIONS, LAYERWISE, VARIANTS, Profile, profile
-from topoprune.study.trial import Dense, Portrait, Spec, Trial
+from topoprune.study.profiles import COMPANIONS, COMPENSATED, LAYERWISE, VARIANTS, Profile, profile
+from topoprune.study.trial import Clouds, Dense, Portrait, Removal, Spec, Trial
 
 
 def dense_specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense]:
@@ -60,6 +60,23 @@ def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 
     return Portrait(dense_specs(name, seeds)[0], p.layer, ratio, methods, p.search)
 
 
+def removal_specs(name: str, seeds: Iterable[int] | None = None) -> list[Removal]:
+    """The removals of a profile, without fine-tuning.
+
+    Example:
+        >>> len(removal_specs("quick-beyond", seeds=[0]))
+        10
+    """
+    p = profile(name)
+    return [
+        _removal(p, dense, method, ratio, draw)
+        for dense in dense_specs(name, seeds)
+        for ratio in p.removal_ratios
+        for method in p.removals
+        for draw in range(p.draws if method == "random" else 1)
+    ]
+
+
 def specs(
     name: str,
     seeds: Iterable[int] | None = None,
@@ -68,17 +85,22 @@ def specs(
 ) -> list[Spec]:
     """All specs of a profile, or those of some trials, in the order in which one process runs them.
 
-    A dense network stands right before its first trial, so that an interrupted study has whole comparisons.
-    The portrait comes last, if neither methods nor ratios are chosen.
+    A dense network stands right before its first trial, so that an interrupted study has whole comparisons. If neither
+    methods nor ratios are chosen, its removals stand before its trials, and the portrait comes last.
     """
+    whole = methods is None and ratios is None
     trials = trial_specs(name, seeds, methods, ratios)
-    if not profile(name).methods:
+    removals = removal_specs(name, seeds) if whole else []
+    clouds = [Clouds(dense, profile(name).layer, CLOUDS_RATIO) for dense in dense_specs(name, seeds)]
+    if not trials:
         return [*dense_specs(name, seeds)]
     ordered: list[Spec] = []
     for trial in trials:
-        ordered += [trial] if trial.dense in ordered else [trial.dense, trial]
-    whole = methods is None and ratios is None
-    return [*ordered, portrait_spec(name, seeds)] if whole else ordered
+        if trial.dense not in ordered:
+            own = [spec for spec in removals if spec.dense == trial.dense]
+            ordered += [trial.dense, *(spec for spec in clouds if own and spec.dense == trial.dense), *own]
+        ordered.append(trial)
+    return [*ordered, portrait_spec(name, seeds)] if whole and not profile(name).removals else ordered
 
 
 def companion_specs(name: str, which: str, seeds: Iterable[int] | None = None) -> tuple[str, list[Spec]]:
@@ -90,7 +112,7 @@ def companion_specs(name: str, which: str, seeds: Iterable[int] | None = None) -
     companion = getattr(profile(name), which)
     if not companion:
         return "", []
-    return companion, [*dense_specs(companion, seeds), *trial_specs(companion, seeds)]
+    return companion, [spec for spec in specs(companion, seeds) if not isinstance(spec, Portrait)]
 
 
 def with_companions(name: str, seeds: Iterable[int] | None = None) -> dict[str, list[Spec]]:
@@ -98,14 +120,14 @@ def with_companions(name: str, seeds: Iterable[int] | None = None) -> dict[str, 
 
     Example:
         >>> list(with_companions("quick"))
-        ['quick', 'quick-ablation', 'quick-recovery']
+        ['quick', 'quick-ablation', 'quick-recovery', 'quick-beyond']
     """
     companions = dict(companion_specs(name, which, seeds) for which in COMPANIONS)
     return {name: specs(name, seeds)} | {other: wanted for other, wanted in companions.items() if other}
 
 
-def variant(trial: Trial) -> str:
-    """The study's name of a trial's method, see `VARIANTS`; the budget of a search does not matter.
+def variant(trial: Trial | Removal) -> str:
+    """The study's name of a trial's method, see `Profile.methods`; the budget of a search does not matter.
 
     Example:
         >>> variant(trial_specs("quick", methods=["pointed"])[0])
@@ -113,7 +135,8 @@ def variant(trial: Trial) -> str:
     """
     options = {name: value for name, value in trial.options.items() if name not in _BUDGET}
     names = (name for name, known in VARIANTS.items() if known == (trial.method, options))
-    return next(names, f"{trial.method} {options}")
+    end = COMPENSATED if isinstance(trial, Trial) and trial.compensation else ""
+    return next(names, f"{trial.method} {options}") + end
 
 
 def describe(spec: Spec) -> str:
@@ -125,6 +148,10 @@ def describe(spec: Spec) -> str:
     """
     if isinstance(spec, Trial):
         return f"{variant(spec)} at ratio {spec.ratio}, seed {spec.seed}"
+    if isinstance(spec, Removal):
+        return f"removal by {variant(spec)} at ratio {spec.ratio}, draw {spec.seed}, seed {spec.dense.seed}"
+    if isinstance(spec, Clouds):
+        return f"clouds of seed {spec.dense.seed}"
     if isinstance(spec, Portrait):
         return f"portrait of {spec.layer} at ratio {spec.ratio}"
     return f"dense {spec.architecture} x{spec.width} on {spec.dataset}, seed {spec.seed}"
@@ -132,11 +159,25 @@ def describe(spec: Spec) -> str:
 
 _BUDGET = {setting.name for setting in fields(Search)}
 
+CLOUDS_RATIO = 0.5
+"""Share of the filters that the covers of `Clouds` remove."""
+
 
 def _trial(p: Profile, dense: Dense, name: str, ratio: float) -> Trial:
+    method, options = _method_and_options(p, name.removesuffix(COMPENSATED))
+    compensation = "convolution" if name.endswith(COMPENSATED) else ""
+    return Trial(dense, method, ratio, dense.seed, p.recovery, options, compensation)
+
+
+def _removal(p: Profile, dense: Dense, name: str, ratio: float, draw: int) -> Removal:
+    method, options = _method_and_options(p, name)
+    return Removal(dense, method, ratio, draw, options)
+
+
+def _method_and_options(p: Profile, name: str) -> tuple[str, dict]:
     method, options = VARIANTS[name]
-    budget = p.search if method == "topological" else {}
-    return Trial(dense, method, ratio, dense.seed, p.recovery, {**budget, **options})
+    needs_budget = method == "topological" and options.get("search") not in ("cover", "merge")
+    return method, {**(p.search if needs_budget else {}), **options}
 
 
 def _chosen(given: Any, known: tuple, what: str, name: str) -> list:

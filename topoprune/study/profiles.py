@@ -25,14 +25,44 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "random search": ("topological", {"search": "random"}),
     "greedy": ("topological", {"search": "greedy"}),
     "farthest": ("topological", {"search": "farthest"}),
+    "functional": ("topological", {"space": "functional"}),
+    "functional farthest": ("topological", {"space": "functional", "search": "farthest"}),
+    "cover": ("topological", {"space": "functional", "search": "cover"}),
+    "merge": ("topological", {"space": "functional", "search": "merge"}),
+    "qr": ("qr", {}),
+    "obs": ("obs", {}),
+    "folding": ("folding", {}),
 }
 """The study's name of a method -> a method of `selection.select` and its options."""
+
+COMPENSATED = ", compensated"
+"""End of the name of a method whose networks are refitted by convolutions before fine-tuning."""
 
 
 METHODS = (*LAYERWISE, "activations", "pointed", "magnitude", "taylor")
 
 
-ABLATIONS = ("topological", "activations", "pointed", *(name for name in VARIANTS if name not in METHODS))
+CHOICES = (
+    *LAYERWISE,
+    "farthest",
+    "functional",
+    "functional farthest",
+    "cover",
+    "merge",
+    "qr",
+    "obs",
+    "folding",
+)
+"""The choices that are compared before fine-tuning."""
+
+
+ABLATIONS = (
+    "topological",
+    "activations",
+    "pointed",
+    *(name for name in VARIANTS if name not in METHODS and name not in CHOICES),
+    "farthest",
+)
 
 
 @dataclass(frozen=True)
@@ -44,15 +74,19 @@ class Profile:
         dense, recovery: recipes of the dense networks and of fine-tuning.
         ratios: pruning ratios.
         seeds: by default; a seed stands for one dense network and all of its trials.
-        layer: the convolution of the portrait.
+        layer: the convolution of the portrait, or of the barcodes.
         first: the ratios that all seeds run before any other.
-        methods: names of `VARIANTS`; none for a profile of dense networks alone.
+        methods: names of `VARIANTS`, with `COMPENSATED` or without; none for a profile of dense networks alone.
+        removals: names of `VARIANTS` that are removed and refitted without fine-tuning.
+        removal_ratios: pruning ratios of these.
+        draws: of a random method among these.
         search: budget of the genetic algorithm, see `genetic.Search`.
         ablation: companion with variants of the topological method.
         contrast: companion with dense networks trained by SGD alone.
         longer: companion that is fine-tuned long enough for networks to recover.
         whole: companion with dense networks that held no training image out.
         cutout: the same, trained with cutout.
+        beyond: companion with what lies beyond the thesis.
     """
 
     dataset: str
@@ -70,9 +104,13 @@ class Profile:
     longer: str = ""
     whole: str = ""
     cutout: str = ""
+    removals: tuple[str, ...] = ()
+    removal_ratios: tuple[float, ...] = ()
+    draws: int = 1
+    beyond: str = ""
 
 
-COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout")
+COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond")
 """Fields of a `Profile` that name another profile, which the book shows beside it."""
 
 
@@ -87,6 +125,7 @@ _QUICK = Profile(
     search={"population": 32, "generations": 15},
     ablation="quick-ablation",
     longer="quick-recovery",
+    beyond="quick-beyond",
 )
 
 
@@ -101,6 +140,7 @@ _PILOT = Profile(
     search={"population": 64, "generations": 60},
     ablation="pilot-ablation",
     longer="pilot-recovery",
+    beyond="pilot-beyond",
 )
 
 
@@ -119,6 +159,7 @@ _STUDY = Profile(
     longer="recovery",
     whole="study-whole",
     cutout="study-cutout",
+    beyond="beyond-quarter",
 )
 
 
@@ -133,7 +174,33 @@ _RECOVERY = replace(
 )
 
 
-_BEYOND_QUARTER = replace(_PILOT, seeds=tuple(range(10, 20)), ratios=(), methods=(), ablation="", longer="")
+def _compensated(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}{COMPENSATED}" for name in names)
+
+
+_BEYOND_QUARTER = replace(
+    _PILOT,
+    seeds=tuple(range(10, 20)),
+    ratios=(0.5, 0.3),
+    first=(0.5,),
+    methods=(*LAYERWISE, "merge", "qr", *_compensated("random", "fpgm", "merge", "qr")),
+    removals=CHOICES,
+    removal_ratios=(0.3, 0.5, 0.7, 0.8, 0.9),
+    draws=3,
+    ablation="",
+    longer="",
+    beyond="",
+)
+
+
+_BEYOND_CHOICE = replace(
+    _BEYOND_QUARTER,
+    seeds=(20, 21),
+    ratios=(0.5,),
+    methods=("random", "merge", *_compensated("random", "merge")),
+    removals=("cover", "merge", "functional farthest"),
+    removal_ratios=(0.3, 0.5, 0.7, 0.9),
+)
 
 
 PROFILES = {
@@ -160,8 +227,27 @@ PROFILES = {
     ),
     "ablation": replace(_PILOT, seeds=(0, 1, 2, 3, 4), ratios=(0.5,), methods=ABLATIONS),
     "recovery": replace(_RECOVERY, seeds=(0, 1, 2)),
-    "beyond-choice": replace(_BEYOND_QUARTER, seeds=(20, 21)),
+    "beyond-choice": _BEYOND_CHOICE,
+    "beyond-choice-slow": replace(_BEYOND_CHOICE, recovery=replace(_PILOT.recovery, peak_rate=0.015)),
     "beyond-quarter": _BEYOND_QUARTER,
+    "pilot-beyond": replace(_BEYOND_QUARTER, seeds=(10,)),
+    "beyond": replace(
+        _BEYOND_QUARTER, width=1.0, seeds=(3, 4, 5), dense=_STUDY.dense, recovery=_STUDY.recovery, draws=5
+    ),
+    "quick-beyond": replace(
+        _BEYOND_QUARTER,
+        dataset="digits",
+        width=_QUICK.width,
+        seeds=_QUICK.seeds,
+        ratios=(0.5,),
+        dense=_QUICK.dense,
+        recovery=_QUICK.recovery,
+        search=_QUICK.search,
+        methods=("random", "fpgm", "topological", "merge", "qr", *_compensated("random", "fpgm", "merge", "qr")),
+        removals=("random", "fpgm", "topological", "merge", "qr"),
+        removal_ratios=(0.5,),
+        draws=1,
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from topoprune.study.grid import records_store
 from topoprune.study.plans import describe, specs
 from topoprune.study.run_folder import finished_steps, run_folder, run_state
-from topoprune.study.trial import Dense, Portrait, Record, Spec, spec_key
+from topoprune.study.trial import Dense, Record, Spec, Trial, spec_key
 
 
 def status(
@@ -89,8 +89,8 @@ def _progress(spec: Spec) -> str:
         return ""
     if steps["dense"] < spec.dense.recipe.epochs:
         return f"dense network, epoch {steps['dense']} of {spec.dense.recipe.epochs}"
-    if isinstance(spec, Portrait):
-        return "portrait"
+    if not isinstance(spec, Trial):
+        return type(spec).__name__.lower()
     if steps["selected"]:
         return f"fine-tuning, epoch {steps['tuned']} of {spec.recovery.epochs}"
     return f"selection, layer {steps['layers']}" if steps["layers"] else "selection"

@@ -1,4 +1,4 @@
-"""Specs (a dense network, a trial, a portrait) and the record of what a spec gave."""
+"""Specs (a dense network, a trial, a removal, a portrait) and the record of what a spec gave."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Generic, TypeVar
 
 from topoprune import files
+from topoprune.compensation import MODES
 from topoprune.selection import METHODS
 from topoprune.training import Recipe
 
@@ -46,9 +47,10 @@ class Trial:
         seed: of the selection, and of the order of the images in fine-tuning.
         recovery: how the pruned network is fine-tuned.
         options: of the method (JSON values), see `topological.topological`.
+        compensation: how the next layers are refitted before fine-tuning, see `network.remove`; "" for not at all.
 
     Raises:
-        ValueError: unknown method, or a ratio outside [0, 1).
+        ValueError: unknown method or compensation, or a ratio outside [0, 1).
 
     Example:
         >>> dense = Dense("digits", "vgg16", 0.125, seed=0, recipe=Recipe(epochs=10))
@@ -63,12 +65,59 @@ class Trial:
     seed: int
     recovery: Recipe
     options: dict = field(default_factory=dict)
+    compensation: str = ""
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}: choose from {', '.join(METHODS)}")
-        if not 0 <= self.ratio < 1:
-            raise ValueError(f"ratio must lie in [0, 1), got {self.ratio}: every layer keeps at least one filter")
+        _check_choice(self.method, self.ratio)
+        if self.compensation not in ("", *MODES):
+            raise ValueError(f"unknown compensation {self.compensation!r}: choose from {', '.join(MODES)}, or none")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A choice of filters, removed and refitted in each way, without fine-tuning: forward passes alone.
+
+    Attributes:
+        dense: the network that is pruned.
+        method: see `selection.select`.
+        ratio: share of the filters to remove from every layer, in [0, 1).
+        seed: of the selection: several draws of a random method.
+        options: of the method (JSON values).
+
+    Raises:
+        ValueError: unknown method, or a ratio outside [0, 1).
+    """
+
+    dense: Dense
+    method: str
+    ratio: float
+    seed: int
+    options: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        _check_choice(self.method, self.ratio)
+
+
+@dataclass(frozen=True)
+class Clouds:
+    """The layers of a dense network as clouds of points, in weight space and in the functional space.
+
+    Attributes:
+        dense: the network.
+        layer: the convolution whose barcodes are kept.
+        ratio: share of the filters that a cover removes, for its covering radius.
+    """
+
+    dense: Dense
+    layer: str
+    ratio: float
+
+
+def _check_choice(method: str, ratio: float) -> None:
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
+    if not 0 <= ratio < 1:
+        raise ValueError(f"ratio must lie in [0, 1), got {ratio}: every layer keeps at least one filter")
 
 
 @dataclass(frozen=True)
@@ -90,7 +139,7 @@ class Portrait:
     options: dict = field(default_factory=dict)
 
 
-Spec = Dense | Trial | Portrait
+Spec = Dense | Trial | Removal | Clouds | Portrait
 AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
@@ -203,8 +252,22 @@ def _read_trial(spec: dict) -> Trial:
     return Trial(**{**spec, "dense": _read_dense(spec["dense"]), "recovery": Recipe(**spec["recovery"])})
 
 
+def _read_removal(spec: dict) -> Removal:
+    return Removal(**{**spec, "dense": _read_dense(spec["dense"])})
+
+
+def _read_clouds(spec: dict) -> Clouds:
+    return Clouds(**{**spec, "dense": _read_dense(spec["dense"])})
+
+
 def _read_portrait(spec: dict) -> Portrait:
     return Portrait(**{**spec, "dense": _read_dense(spec["dense"]), "methods": tuple(spec["methods"])})
 
 
-_READERS: dict[str, Callable] = {"Dense": _read_dense, "Trial": _read_trial, "Portrait": _read_portrait}
+_READERS: dict[str, Callable] = {
+    "Dense": _read_dense,
+    "Trial": _read_trial,
+    "Removal": _read_removal,
+    "Clouds": _read_clouds,
+    "Portrait": _read_portrait,
+}
