@@ -7,7 +7,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from topoprune.cover import MergeTree, covering_radius, merge_tree
     from topoprune.fitness import Fitness, diagram_distance, diagrams, distance_matrix
+    from topoprune.functional import Responses, responses
     from topoprune.genetic import Search
     from topoprune.models import build
     from topoprune.network import Cost, Coupling, PruningWarning, cost, couplings, flops, remove, structure
@@ -22,24 +24,29 @@ __all__ = [
     "Coupling",
     "Epoch",
     "Fitness",
+    "MergeTree",
     "Pruned",
     "PruningWarning",
     "Recipe",
+    "Responses",
     "Search",
     "Selection",
     "accuracy",
     "build",
     "cost",
     "couplings",
+    "covering_radius",
     "diagram_distance",
     "diagrams",
     "distance_matrix",
     "flops",
     "load",
+    "merge_tree",
     "prune",
     "prune_file",
     "recalibrate",
     "remove",
+    "responses",
     "run_selection",
     "save",
     "select",
@@ -47,7 +54,9 @@ __all__ = [
     "train",
 ]
 _MODULES = {
+    "cover": ("MergeTree", "covering_radius", "merge_tree"),
     "fitness": ("Fitness", "diagram_distance", "diagrams", "distance_matrix"),
+    "functional": ("Responses", "responses"),
     "genetic": ("Search",),
     "models": ("build",),
     "network": ("Cost", "Coupling", "PruningWarning", "cost", "couplings", "flops", "remove", "structure"),
