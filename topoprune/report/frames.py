@@ -115,15 +115,14 @@ CLOUD_COLUMNS = {
     "seed": "int64",
     "layer": "int64",
     "space": "object",
-    "low": "float64",
     "median": "float64",
-    "high": "float64",
+    "spread": "float64",
     "radius": "float64",
 }
 """Columns of `cloud_frame` and their types."""
 
 SPREAD = (0.05, 0.95)
-"""Quantiles of the distances of a layer between which `cloud_frame` puts its spread."""
+"""The spread of the distances of a layer lies between these quantiles."""
 
 
 def typed_frame(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:
@@ -200,8 +199,8 @@ def removals_by_network(records: Sequence[Record]) -> pd.DataFrame:
 def cloud_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each layer of a dense network and space, with the columns `CLOUD_COLUMNS`.
 
-    `low` and `high` are the quantiles `SPREAD` of the distances between its points, `radius` is the covering radius
-    of a cover. The layers are numbered in the order of the network.
+    `median` is that of the distances between its points. `spread` (between the quantiles `SPREAD`) and `radius` (the
+    covering radius of a cover) are shares of it. The layers are numbered in the order of the network.
     """
     rows = []
     for record in of_kind(records, Clouds):
@@ -214,10 +213,9 @@ def cloud_frame(records: Sequence[Record]) -> pd.DataFrame:
                         "seed": record.spec.dense.seed,
                         "layer": index + 1,
                         "space": space,
-                        "low": low,
                         "median": median,
-                        "high": high,
-                        "radius": cloud["radius"],
+                        "spread": (high - low) / median,
+                        "radius": cloud["radius"] / median,
                     }
                 )
     return typed_frame(rows, CLOUD_COLUMNS)

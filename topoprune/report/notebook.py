@@ -1,12 +1,17 @@
 """What chapters show: tables and figures, each numbered and with its data to download."""
 
 import io
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+
+from topoprune import study
+from topoprune.study.plans import companion_specs
 
 DOWNLOADS = Path("downloads")
 """Folder, beside the chapter, of figures (SVG) and of the data of figures and tables (CSV)."""
@@ -54,6 +59,30 @@ def show_figure(figure: Figure, caption: str, alt: str, name: str) -> None:
     caption = f"{caption} {{download}}`SVG <{picture}>`, {{download}}`data (CSV) <{data}>`."
     myst = "\n".join([f":::{{figure}} {picture}", f":name: {name}", f":alt: {alt}", "", caption, ":::"])
     _display(myst, svg.getvalue())
+
+
+def companion_records(
+    name: str, which: str, seeds: Iterable[int] | None = None, device: str | None = None, force: bool = False
+) -> list[study.Record]:
+    """As `study.companion_records`, but empty where nothing is on record and TOPOPRUNE_NO_RUN forbids to run it.
+
+    A chapter then says so instead of failing: its companion was not run yet.
+    """
+    companion, wanted = companion_specs(name, which, seeds)
+    if companion and os.environ.get("TOPOPRUNE_NO_RUN") and not force:
+        stored = study.records_store(companion).load()
+        if not any(study.spec_key(spec) in stored for spec in wanted):
+            return []
+    return study.companion_records(name, which, seeds, device, force)
+
+
+def say_if_missing(records: Sequence[study.Record], profile: str) -> None:
+    """Display a sentence where nothing of a profile is on record."""
+    if not records:
+        text = "Nothing of this profile is on record yet: its figures are empty, and its claims are undecided."
+        command = f"python -m topoprune run --profile {profile}"
+        myst = f":::{{note}}\n{text} The command `{command}` makes its records.\n:::"
+        _display(myst, f"<p>{text} The command <code>{command}</code> makes its records.</p>")
 
 
 def check_parameters(names: dict) -> None:

@@ -38,7 +38,7 @@ from topoprune.report.evidence.beyond_explanation import (
 from topoprune.report.evidence.claims import LEAST_SEEDS, NOT_SUPPORTED, SUPPORTED, claim_verdict, interval_of
 from topoprune.report.evidence.differences import TOPOLOGICAL, UNDECIDED
 from topoprune.report.evidence.statistics import MARGIN
-from topoprune.report.frames import NAMES, of_kind, removals_by_network, trials
+from topoprune.report.frames import NAMES, cloud_frame, of_kind, removals_by_network, trials
 from topoprune.study import Dense, Profile, Record, Removal, Trial
 from topoprune.study.profiles import CHOICES, COMPENSATED
 
@@ -69,7 +69,8 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         NAME_none, NAME_convolution: mean test accuracy before fine-tuning at `PRIMARY_RATIO`, plain and refitted, and
         NAME_plain, NAME_mended: after fine-tuning, of the choices `_QUOTED`; over_thesis, over_random: points of the
         functional choice over these after fine-tuning, plain, with the interval; plain_recovered, mended_recovered:
-        runs that recovered at `RECOVERY_RATIO`; ratio, recovery_ratio: these two ratios.
+        runs that recovered at `RECOVERY_RATIO`; ratio, recovery_ratio: these two ratios; spread_SPACE, radius_SPACE:
+        means of `frames.cloud_frame` over layers and networks.
     """
     before = removals_by_network(records)
     before = before[before["ratio"] == PRIMARY_RATIO].groupby("method").mean()
@@ -85,6 +86,7 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         "ratio": f"{PRIMARY_RATIO:g}",
         "recovery_ratio": f"{RECOVERY_RATIO:g}",
         **_recovered(frame),
+        **_clouds(records),
     }
     for key, name in _QUOTED.items():
         for mending in ("none", PRIMARY_MENDING):
@@ -207,6 +209,12 @@ def _recovered(frame: pd.DataFrame) -> dict[str, str]:
         reached = at_ratio.loc[at_ratio["method"].isin(names), "recovered"]
         found[key] = f"{int(reached.sum())} of {len(reached)}" if len(reached) else NOT_ON_RECORD
     return found
+
+
+def _clouds(records: Sequence[Record]) -> dict[str, str]:
+    means = cloud_frame(records).groupby("space")[["spread", "radius"]].mean()
+    means = 100 * means.reindex(["weights", "functional"])
+    return {f"{column}_{space}": _percent(means.loc[space, column]) for column in means for space in means.index}
 
 
 def _percent(value: float) -> str:

@@ -15,6 +15,15 @@ from topoprune.report.figures.accuracy import (
     survival_curves,
     training_curves,
 )
+from topoprune.report.figures.beyond import (
+    clouds_by_layer,
+    damage_by_choice,
+    difference_forest,
+    functional_barcode,
+    lost_mass_plot,
+    mended_curves,
+    mended_survival,
+)
 from topoprune.report.figures.drawing import style
 from topoprune.report.figures.interactive import explorer
 from topoprune.report.figures.layers import damage_against_recovery, layer_map, partial_effect
@@ -29,15 +38,22 @@ __all__ = [
     "accuracy_by_ratio",
     "barcodes",
     "bench_growth",
+    "clouds_by_layer",
     "convergence",
     "damage_against_recovery",
+    "damage_by_choice",
+    "difference_forest",
     "difference_plot",
     "engine_growth",
     "engine_operations",
     "engine_removal",
     "explorer",
     "filters_in_the_plane",
+    "functional_barcode",
     "layer_map",
+    "lost_mass_plot",
+    "mended_curves",
+    "mended_survival",
     "partial_effect",
     "persistence_diagrams",
     "recovery_curves",

@@ -1,6 +1,7 @@
 """Tables from records, nothing else."""
 
 from topoprune.report.frames import dense_accuracy, trials
+from topoprune.report.tables.beyond import fine_tuned_table, gain_table, mending_table
 from topoprune.report.tables.comparison import (
     comparison_table,
     cost_table,
@@ -25,8 +26,11 @@ __all__ = [
     "dense_accuracy",
     "dense_table",
     "distance_by_layer",
+    "fine_tuned_table",
+    "gain_table",
     "how_it_was_run",
     "mean_accuracy",
+    "mending_table",
     "method_table",
     "optimizers_table",
     "published_table",

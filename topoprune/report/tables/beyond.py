@@ -1,0 +1,94 @@
+"""Tables of the chapter "Beyond the thesis": one line for each choice.
+
+A value after ± is half of the 95 % t-interval over dense networks; with fewer than three networks there is none.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from topoprune.report.evidence.beyond import PRIMARY_MENDING, PRIMARY_RATIO, mending_gains
+from topoprune.report.evidence.claims import LEAST_SEEDS
+from topoprune.report.evidence.statistics import t_interval
+from topoprune.report.frames import MENDINGS, NAMES, removals_by_network, trials
+from topoprune.study import Record
+from topoprune.study.profiles import COMPENSATED
+
+_NETWORKS = "networks"
+
+
+def mending_table(records: Sequence[Record], ratio: float = PRIMARY_RATIO) -> pd.DataFrame:
+    """Test accuracy before fine-tuning at one ratio, by choice and way of mending, and what the choice loses."""
+    frame = removals_by_network(records)
+    rows = [
+        {
+            "choice": choice,
+            **{f"{mending} (%)": _mean(own[mending], 1) for mending in MENDINGS},
+            "lost mass (%)": _mean(100 * own["lost mass"], 1),
+            "covering radius": _mean(own["covering radius"], 2),
+            "choosing (s)": f"{own['selection seconds'].median():.1f}",
+            "refitting (s)": f"{own['refitting seconds'].median():.0f}",
+            _NETWORKS: len(own),
+        }
+        for choice, own in frame[frame["ratio"] == ratio].groupby("method")
+    ]
+    losses = ("lost mass (%)", "covering radius", "choosing (s)", "refitting (s)")
+    return _in_order(rows, ["choice", *(f"{mending} (%)" for mending in MENDINGS), *losses, _NETWORKS])
+
+
+def gain_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Points of test accuracy before fine-tuning that refitting the convolutions gains, by choice and ratio."""
+    gains = mending_gains(records)
+    gains = gains[gains["mending"] == PRIMARY_MENDING]
+    ratios = sorted(gains["ratio"].unique())
+    rows = [
+        {
+            "choice": choice,
+            **{f"{ratio:g}": _gain(own[own["ratio"] == ratio]) for ratio in ratios},
+            _NETWORKS: own["seeds"].max(),
+        }
+        for choice, own in gains.groupby("method")
+    ]
+    return _in_order(rows, ["choice", *(f"{ratio:g}" for ratio in ratios), _NETWORKS])
+
+
+def fine_tuned_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Test accuracy after fine-tuning by choice, plain and compensated, at each ratio."""
+    frame = trials(records)
+    choices = frame["method"].str.removesuffix(COMPENSATED)
+    arms = np.where(frame["method"].str.endswith(COMPENSATED), ", compensated (%)", ", plain (%)")
+    labels = [f"{ratio:g}{arm}" for ratio, arm in zip(frame["ratio"], arms, strict=True)]
+    frame = frame.assign(choice=choices, column=labels)
+    columns = sorted(frame["column"].unique(), key=lambda name: (-float(name.split(",")[0]), "compensated" in name))
+    rows = [
+        {
+            "choice": choice,
+            **{column: _mean(part["test"], 2) for column, part in own.groupby("column")},
+            _NETWORKS: own["seed"].nunique(),
+        }
+        for choice, own in frame.groupby("choice")
+    ]
+    return _in_order(rows, ["choice", *columns, _NETWORKS])
+
+
+def _in_order(rows: list[dict], columns: list[str]) -> pd.DataFrame:
+    """Rows in the book's order of methods; an empty cell where nothing is on record."""
+    order = list(NAMES.values())
+    table = pd.DataFrame(sorted(rows, key=lambda row: order.index(row["choice"])), columns=columns)
+    return table.fillna("")
+
+
+def _mean(values: pd.Series, digits: int) -> str:
+    if len(values) < LEAST_SEEDS:
+        return f"{values.mean():.{digits}f}"
+    low, high = t_interval(values)
+    return f"{values.mean():.{digits}f} ± {np.nan_to_num(high - low) / 2:.{digits}f}"
+
+
+def _gain(cell: pd.DataFrame) -> str:
+    if cell.empty:
+        return ""
+    row = cell.iloc[0]
+    interval = f" ± {np.nan_to_num(row['high'] - row['low']) / 2:.1f}" if row["seeds"] >= LEAST_SEEDS else ""
+    return f"{row['difference']:+.1f}{interval}"
