@@ -14,8 +14,8 @@ from topoprune.report.evidence.beyond import (
     rivals,
     sooner,
 )
+from topoprune.report.evidence.beyond_claims import beyond_findings, beyond_verdicts
 from topoprune.report.evidence.beyond_explanation import FUNCTIONAL_PREDICTORS, explained, losses
-from topoprune.report.evidence.beyond_verdicts import beyond_findings, beyond_verdicts
 from topoprune.report.evidence.claims import HIGH_RATIO, LEAST_SEEDS, verdicts
 from topoprune.report.evidence.differences import (
     FLOOR,

@@ -52,13 +52,100 @@ def beyond_verdicts(records: Sequence[Record], plan: Profile) -> pd.DataFrame:
     that `plan` does not have keep it undecided.
     """
     rows = [
-        _mends(mending_gains(records)),
-        _lasts(lasting_gains(records)),
-        _equals_rivals(rivals(records)),
-        _recovers_sooner(sooner(records)),
-        _explains(records, plan),
+        mends(records),
+        lasts(records),
+        equals_rivals(records),
+        recovers_sooner(records),
+        explains(records, plan),
     ]
     return pd.DataFrame(rows)[["claim", "tested", "effect", "interval", "seeds", "cells", "verdict"]]
+
+
+def mends(records: Sequence[Record]) -> dict:
+    """B1: refitting the next layers reduces damage, whatever the choice."""
+    table = mending_gains(records)
+    primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=table["method"])
+    return _row(
+        "B1",
+        f"refitting the next layers reduces damage for every choice: {PRIMARY_MENDING} less none before fine-tuning",
+        primary,
+        planned=len(CHOICES),
+        good={ABOVE},
+        bad={BELOW},
+    )
+
+
+def lasts(records: Sequence[Record]) -> dict:
+    """B2: choosing by what channels compute lasts through fine-tuning."""
+    table = lasting_gains(records)
+    return _row(
+        "B2",
+        f"{FUNCTIONAL} less random, L1, L2, FPGM and the thesis's choice after fine-tuning, and less random and FPGM "
+        "where both are compensated",
+        table[table["primary"].astype(bool)],
+        planned=len(LASTING_PAIRS),
+        good={ABOVE},
+        bad={BELOW},
+    )
+
+
+def equals_rivals(records: Sequence[Record]) -> dict:
+    """B3: the functional choice is as good as its strongest rivals."""
+    table = rivals(records)
+    primary = table[table["primary"].astype(bool)]
+    before = np.where(primary["measured"] == BEFORE, f", {BEFORE}", "")
+    return _row(
+        "B3",
+        f"{FUNCTIONAL} is as good as pivoted QR after fine-tuning (within {MARGIN:g} points), and as pivoted QR and "
+        f"optimal brain surgeon before it (within {MARGIN_BEFORE:g})",
+        primary.assign(rival=primary["rival"] + before),
+        planned=4,
+        good={EQUIVALENT, BETTER},
+        bad={WORSE},
+    )
+
+
+def recovers_sooner(records: Sequence[Record]) -> dict:
+    """B4: compensated networks recover sooner than plain ones."""
+    table = sooner(records)
+    primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=ALL_FOUR)
+    return _row(
+        "B4",
+        f"compensated networks recover sooner: restricted mean recovery time less that of plain ones, "
+        f"{', '.join(MENDED_METHODS)}",
+        primary,
+        planned=1,
+        good={SOONER},
+        bad={LATER},
+        unit="epochs",
+        largest=True,
+    )
+
+
+def explains(records: Sequence[Record], plan: Profile) -> dict:
+    """B5: the lost mass explains damage and recovery."""
+    table = explained(records)
+    plain = [name for name in plan.methods if not name.endswith(COMPENSATED)]
+    planned = 2 * len(plan.removals) * len(plan.removal_ratios) + len(plain) * len(plan.ratios)
+    on_record = replicated_cells(records)
+    targets = {target: accuracy_verdict(table, target) if on_record else UNDECIDED for target in ACCURACIES}
+    if NOT_SUPPORTED in targets.values():
+        verdict = NOT_SUPPORTED
+    else:
+        verdict = SUPPORTED if on_record >= planned and set(targets.values()) == {SUPPORTED} else UNDECIDED
+    target = next((target for target, one in targets.items() if one == verdict), ACCURACIES[0])
+    rows = table[(table["predictor"] == LOST_MASS) & (table["target"] == target)]
+    row = rows.iloc[0] if len(rows) else None
+    return {
+        "claim": "B5",
+        "tested": "the lost mass tells accuracy beyond ratio and method, on other networks, and better than norm, rank "
+        "and the distance in weight space: after removal, plain and refitted, and after fine-tuning",
+        "effect": "" if row is None else f"{row['effect']:+.2f} points for one SD ({_TARGET_NAMES[target]})",
+        "interval": interval_of(row),
+        "seeds": 0 if row is None else int(row["seeds"]),
+        "cells": _of_planned(on_record, planned),
+        "verdict": verdict,
+    }
 
 
 def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
@@ -111,87 +198,9 @@ _QUOTED = {
 """Key of `beyond_findings` -> the choice that it quotes."""
 
 
-def _mends(table: pd.DataFrame) -> dict:
-    primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=table["method"])
-    return _row(
-        "B1",
-        f"refitting the next layers reduces damage for every choice: {PRIMARY_MENDING} less none before fine-tuning",
-        primary,
-        planned=len(CHOICES),
-        good={ABOVE},
-        bad={BELOW},
-    )
-
-
-def _lasts(table: pd.DataFrame) -> dict:
-    return _row(
-        "B2",
-        f"{FUNCTIONAL} less random, L1, L2, FPGM and the thesis's choice after fine-tuning, and less random and FPGM "
-        "where both are compensated",
-        table[table["primary"].astype(bool)],
-        planned=len(LASTING_PAIRS),
-        good={ABOVE},
-        bad={BELOW},
-    )
-
-
-def _equals_rivals(table: pd.DataFrame) -> dict:
-    primary = table[table["primary"].astype(bool)]
-    before = np.where(primary["measured"] == BEFORE, f", {BEFORE}", "")
-    return _row(
-        "B3",
-        f"{FUNCTIONAL} is as good as pivoted QR after fine-tuning (within {MARGIN:g} points), and as pivoted QR and "
-        f"optimal brain surgeon before it (within {MARGIN_BEFORE:g})",
-        primary.assign(rival=primary["rival"] + before),
-        planned=4,
-        good={EQUIVALENT, BETTER},
-        bad={WORSE},
-    )
-
-
-def _recovers_sooner(table: pd.DataFrame) -> dict:
-    primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=ALL_FOUR)
-    return _row(
-        "B4",
-        f"compensated networks recover sooner: restricted mean recovery time less that of plain ones, "
-        f"{', '.join(MENDED_METHODS)}",
-        primary,
-        planned=1,
-        good={SOONER},
-        bad={LATER},
-        unit="epochs",
-        largest=True,
-    )
-
-
 def _row(claim: str, tested: str, table: pd.DataFrame, planned: int, good: set, bad: set, **options) -> dict:
     row = claim_verdict(claim, tested, table, table["verdict"], planned, good, bad, **{"unit": "points", **options})
     return {**row, "cells": _of_planned(int((table["seeds"] >= LEAST_SEEDS).sum()), planned)}
-
-
-def _explains(records: Sequence[Record], plan: Profile) -> dict:
-    table = explained(records)
-    plain = [name for name in plan.methods if not name.endswith(COMPENSATED)]
-    planned = 2 * len(plan.removals) * len(plan.removal_ratios) + len(plain) * len(plan.ratios)
-    on_record = replicated_cells(records)
-    targets = {target: accuracy_verdict(table, target) if on_record else UNDECIDED for target in ACCURACIES}
-    if NOT_SUPPORTED in targets.values():
-        verdict = NOT_SUPPORTED
-    else:
-        verdict = SUPPORTED if on_record >= planned and set(targets.values()) == {SUPPORTED} else UNDECIDED
-    target = next((target for target, one in targets.items() if one == verdict), ACCURACIES[0])
-    rows = table[(table["predictor"] == LOST_MASS) & (table["target"] == target)]
-    row = rows.iloc[0] if len(rows) else None
-    return {
-        "claim": "B5",
-        "tested": "the lost mass tells accuracy beyond ratio and method, on other networks, and better than norm, rank "
-        "and the distance in weight space: after removal, plain and refitted, and after fine-tuning",
-        "effect": "" if row is None else f"{row['effect']:+.2f} points for one SD ({_TARGET_NAMES[target]})",
-        "interval": interval_of(row),
-        "seeds": 0 if row is None else int(row["seeds"]),
-        "cells": _of_planned(on_record, planned),
-        "verdict": verdict,
-    }
 
 
 _TARGET_NAMES = dict(zip(ACCURACIES, ("after removal", "after refitting", "after fine-tuning"), strict=True))
