@@ -210,7 +210,7 @@ def _draw_forest(axes: Axes, frame: pd.DataFrame, claim: str) -> None:
 
 
 def _row_name(cell: pd.Series) -> str:
-    before = "" if cell["measured"] == AFTER else ", before, refitted"
+    before = "" if cell["measured"] == AFTER else " (before)"
     return f"{cell['rival']}{before}, {cell['ratio']:g}"
 
 
