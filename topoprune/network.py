@@ -647,12 +647,11 @@ def _cut(network: nn.Module, removed: dict[Coupling, np.ndarray]) -> None:
         rest = np.setdiff1d(np.arange(old.shape[axis.axis]), np.concatenate(indices))
         value = new.get(id(old), old).detach()
         new[id(old)] = value.index_select(axis.axis, torch.as_tensor(rest, device=value.device))
+    made = {id(old): _like(new[id(old)], old) for old in tensors.values() if id(old) in new}  # tied weights stay tied
     for module in network.modules():
         stores: tuple[dict, ...] = (module._parameters, module._buffers)
         for store in stores:
-            for name, old in store.items():
-                if old is not None and id(old) in new:
-                    store[name] = _like(new[id(old)], old)
+            store.update({name: made[id(old)] for name, old in store.items() if id(old) in made})
         _set_sizes(module)
 
 

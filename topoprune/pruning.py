@@ -10,8 +10,11 @@ from torch import nn
 
 from topoprune.budget import TARGETS, absolute_target, ratio_of
 from topoprune.compensation import check_images
-from topoprune.network import LAYERS, Cost, Kept, cost, remove, width
+from topoprune.network import LAYERS, Cost, Kept, cost, first_inputs, remove, width
 from topoprune.selection import check_arguments, run_selection
+
+TIMED = 64
+"""Largest batch whose throughput is measured: the inputs may be a thousand images to choose by."""
 
 _SELECTION = inspect.signature(run_selection).parameters
 """Names of the options that every method has."""
@@ -122,7 +125,8 @@ def prune(
     check_images(compensate, compensation)
     settings = {name: value for name, value in options.items() if name not in _SELECTION}
     check_arguments(method, ratio, options.get("round_to", 1), options.get("minimum", 1), settings)
-    before = cost(model, example_inputs)
+    few = first_inputs(example_inputs, TIMED)
+    before = cost(model, few)
     target = {name: options.pop(name) for name in TARGETS if options.get(name) is not None}
     goals = {name: absolute_target(name, value, before) for name, value in target.items()}
     kept: Kept = {}
@@ -140,7 +144,7 @@ def prune(
         if between is not None and step < steps and not dry_run:
             current = between(current, step) or current
     filters = {layer: width(model, layer) for layer in kept}
-    after, small = cost(current, example_inputs), None if dry_run else current
+    after, small = cost(current, few), None if dry_run else current
     return Pruned(small, kept, chosen.left_whole, before, after, filters, seconds, chosen.searches)
 
 

@@ -313,3 +313,14 @@ def test_networks_with_two_answers_keep_both():
         "two": "its channels are an output of the network",
         "aux": "its channels are an output of the network",
     }
+
+
+def test_tied_weights_stay_tied():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+    model.append(nn.Conv2d(8, 2, 1))
+    model[4].weight = model[2].weight
+    inputs = torch.randn(2, 3, 12, 12)
+    small = topoprune.remove(model, inputs, topoprune.select(model, inputs, "l1", 0.5))
+    assert small[2].weight is small[4].weight and len(small[2].weight) == 4
+    assert len(list(small.parameters())) == len(list(model.parameters()))
