@@ -509,9 +509,11 @@ def _left_whole(
 ) -> dict[str, str]:
     """Layer of `types` -> why some of its filters can never be removed."""
     free = {layer for coupling in sound for layer in coupling.layers}
+    weights = {name.removesuffix(".weight"): id(x) for name, x in network.named_parameters(remove_duplicate=False)}
+    pruned = {weights[layer] for layer in free}  # also of a layer whose weight is tied to another's
     left = {}
     for name, module in network.named_modules():
-        if isinstance(module, types) and name not in free:
+        if isinstance(module, types) and weights.get(name) not in pruned:
             axes = [axis for axis in channels.start if axis.tensor == f"{name}.weight"]
             fixed = [channels.fixed.get(c) for axis in axes for c in channels.components(axis).tolist()]
             ran = any(writer.layer == name for writer in channels.writers)

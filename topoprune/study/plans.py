@@ -149,7 +149,7 @@ def describe(spec: Spec) -> str:
     if isinstance(spec, Trial):
         return f"{variant(spec)} at ratio {spec.ratio}, seed {spec.seed}"
     if isinstance(spec, Removal):
-        return f"removal by {variant(spec)} at ratio {spec.ratio}, draw {spec.seed}, seed {spec.dense.seed}"
+        return f"removal by {variant(spec)} at ratio {spec.ratio}, draw {spec.seed // 1000}, seed {spec.dense.seed}"
     if isinstance(spec, Clouds):
         return f"clouds of seed {spec.dense.seed}"
     if isinstance(spec, Portrait):
@@ -171,7 +171,7 @@ def _trial(p: Profile, dense: Dense, name: str, ratio: float) -> Trial:
 
 def _removal(p: Profile, dense: Dense, name: str, ratio: float, draw: int) -> Removal:
     method, options = _method_and_options(p, name)
-    return Removal(dense, method, ratio, draw, options)
+    return Removal(dense, method, ratio, dense.seed + 1000 * draw, options)  # the first draw is that of the trial
 
 
 def _method_and_options(p: Profile, name: str) -> tuple[str, dict]:

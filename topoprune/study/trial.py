@@ -81,7 +81,7 @@ class Removal:
         dense: the network that is pruned.
         method: see `selection.select`.
         ratio: share of the filters to remove from every layer, in [0, 1).
-        seed: of the selection: several draws of a random method.
+        seed: of the selection; that of the dense network, as in a trial, or of another draw of a random method.
         options: of the method (JSON values).
 
     Raises:
