@@ -114,7 +114,7 @@ METHODS = """methods:
   fpgm          distance to the other filters (He et al., 2019)
   folding       one filter of each cluster (k-means; Wang et al., 2025)
   topological   genetic search for the persistence diagrams of the whole layer (default); with
-                --option space=functional --option search=merge, a cover of what channels compute; needs --images
+                --option space=functional --option search=cover, a cover of what channels compute; needs --images
   qr            pivoted QR of what channels compute (Chee et al., 2022); needs --images
   obs           optimal brain surgeon on channels (Meng et al., 2024); needs --images
   magnitude     norm over the whole architecture, at the FLOPs of `ratio`

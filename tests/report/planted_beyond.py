@@ -6,9 +6,8 @@ import numpy as np
 from planted import LAYERS, PROVENANCE, dense_spec, networks, record
 
 from topoprune import study
-from topoprune.report.evidence import FUNCTIONAL_CHOICE
 from topoprune.study import Clouds, Record, Removal
-from topoprune.study.profiles import CHOICES, COMPENSATED, PROFILES
+from topoprune.study.profiles import CHOICES, COMPENSATED, FUNCTIONAL_CHOICE, PROFILES
 
 RATIOS = (0.3, 0.5)
 PLAIN = ("random", "l1", "l2", "fpgm", "topological", FUNCTIONAL_CHOICE, "qr")

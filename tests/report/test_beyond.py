@@ -12,9 +12,9 @@ from planted_beyond import PLAN, RATIOS, beyond, clouds, removal, trial
 from topoprune import study
 from topoprune.files import FileError
 from topoprune.report import evidence, figures, frames, notebook, tables
-from topoprune.report.evidence import FUNCTIONAL, FUNCTIONAL_CHOICE, beyond_claims, beyond_explanation, statistics
+from topoprune.report.evidence import FUNCTIONAL, beyond_claims, beyond_explanation, statistics
 from topoprune.study import Removal, Trial
-from topoprune.study.profiles import CHOICES, COMPENSATED
+from topoprune.study.profiles import CHOICES, COMPENSATED, FUNCTIONAL_CHOICE
 
 FIGURES = [
     figures.clouds_by_layer,

@@ -42,15 +42,13 @@ def trial_specs(
     p = profile(name)
     chosen_methods = _chosen(methods, p.methods, "methods", name)
     chosen_ratios = _chosen(ratios, p.ratios, "ratios", name)
-    first = [ratio for ratio in chosen_ratios if ratio in p.first]
-    later = [ratio for ratio in chosen_ratios if ratio not in p.first]
-    return [
+    found = [
         _trial(p, dense, method, ratio)
-        for part in (first, later)
         for dense in dense_specs(name, seeds)
-        for ratio in part
+        for ratio in chosen_ratios
         for method in chosen_methods
     ]
+    return sorted(found, key=lambda trial: trial.ratio not in p.first)  # of all networks, and in this order within both
 
 
 def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 0.5) -> Portrait:
@@ -86,21 +84,24 @@ def specs(
     """All specs of a profile, or those of some trials, in the order in which one process runs them.
 
     A dense network stands right before its first trial, so that an interrupted study has whole comparisons. If neither
-    methods nor ratios are chosen, its removals stand before its trials, and the portrait comes last.
+    methods nor ratios are chosen, its removals at a ratio of `Profile.first` stand before its trials at these, the
+    others before the other trials, and the portrait comes last.
     """
-    whole = methods is None and ratios is None
-    trials = trial_specs(name, seeds, methods, ratios)
-    removals = removal_specs(name, seeds) if whole else []
-    clouds = [Clouds(dense, profile(name).layer, CLOUDS_RATIO) for dense in dense_specs(name, seeds)]
-    if not trials:
+    p, whole = profile(name), methods is None and ratios is None
+    pruned: list[Removal | Trial] = [
+        *(removal_specs(name, seeds) if whole else []),
+        *trial_specs(name, seeds, methods, ratios),
+    ]
+    if not pruned:
         return [*dense_specs(name, seeds)]
+    denses = dense_specs(name, seeds)
+    pruned.sort(key=lambda spec: (spec.ratio not in p.first, denses.index(spec.dense)))
     ordered: list[Spec] = []
-    for trial in trials:
-        if trial.dense not in ordered:
-            own = [spec for spec in removals if spec.dense == trial.dense]
-            ordered += [trial.dense, *(spec for spec in clouds if own and spec.dense == trial.dense), *own]
-        ordered.append(trial)
-    return [*ordered, portrait_spec(name, seeds)] if whole and not profile(name).removals else ordered
+    for spec in pruned:
+        if spec.dense not in ordered:
+            ordered += [spec.dense, *([Clouds(spec.dense, p.layer, CLOUDS_RATIO)] if whole and p.removals else [])]
+        ordered.append(spec)
+    return [*ordered, portrait_spec(name, seeds)] if whole and not p.removals else ordered
 
 
 def companion_specs(name: str, which: str, seeds: Iterable[int] | None = None) -> tuple[str, list[Spec]]:

@@ -5,7 +5,6 @@ A dense network (a seed) is the unit of replication, and p-values are corrected 
 
 from topoprune.report.evidence.beyond import (
     FUNCTIONAL,
-    FUNCTIONAL_CHOICE,
     MARGIN_BEFORE,
     MENDED_METHODS,
     PRIMARY_RATIO,
@@ -48,7 +47,6 @@ __all__ = [
     "FLOOR",
     "FLOPS_WITHIN",
     "FUNCTIONAL",
-    "FUNCTIONAL_CHOICE",
     "FUNCTIONAL_PREDICTORS",
     "GLOBAL",
     "HIGH_RATIO",

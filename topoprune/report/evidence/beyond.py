@@ -22,10 +22,7 @@ from topoprune.report.evidence.statistics import (
 )
 from topoprune.report.frames import NAMES, removals_by_network, trials
 from topoprune.study import Record
-from topoprune.study.profiles import COMPENSATED
-
-FUNCTIONAL_CHOICE = "merge"
-"""The choice in the functional cloud that stands for all, as `study.VARIANTS` names it."""
+from topoprune.study.profiles import COMPENSATED, FUNCTIONAL_CHOICE
 
 FUNCTIONAL = NAMES[FUNCTIONAL_CHOICE]
 RANDOM, FPGM, QR, OBS = (NAMES[name] for name in ("random", "fpgm", "qr", "obs"))
