@@ -23,7 +23,7 @@ BOOK   := $(RUN) book/build.py
 $(shell test ! -e .venv/made || $(RUN) -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' \
 	2>/dev/null || rm -f .venv/made)
 
-.PHONY: help reproduce book figure test test-slow test-all lint format bench torture lock clean
+.PHONY: help reproduce book links figure test test-slow test-all lint format bench torture lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,6 +38,9 @@ book: .venv/made ## build the published book from the committed records, trainin
 	TOPOPRUNE_RESULTS="$(CURDIR)/book/results" TOPOPRUNE_NO_RUN=1 $(BOOK) --profile $(PUBLISHED) $(ARGS)
 	$(RENDER)
 	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+links: .venv/made ## check the external links of the book that was staged last
+	.venv/bin/jupyter-book build _build/stage --path-output . --builder linkcheck
 
 figure: .venv/made ## draw the README's figure anew, when the committed records have grown
 	$(RUN) book/main_figure.py
