@@ -1,5 +1,6 @@
 """Check the shapes in signatures, open no window for figures, and keep the tests' files in folders of their own."""
 
+import dataclasses
 import os
 import shutil
 from functools import partial
@@ -15,7 +16,8 @@ import torch  # noqa: E402
 from filelock import FileLock  # noqa: E402
 
 from topoprune import network, study  # noqa: E402
-from topoprune.study import execution  # noqa: E402
+from topoprune.study import execution, removals  # noqa: E402
+from topoprune.study.profiles import COMPENSATED, FUNCTIONAL_CHOICE  # noqa: E402
 from topoprune.training import Recipe  # noqa: E402
 
 torch.set_num_threads(1)  # one worker of pytest-xdist a core
@@ -32,6 +34,15 @@ TINY = study.Profile(
     search={"population": 8, "generations": 2, "elites": 2},
 )
 
+TINY_BEYOND = dataclasses.replace(
+    TINY,
+    seeds=(0,),
+    methods=(FUNCTIONAL_CHOICE, FUNCTIONAL_CHOICE + COMPENSATED),
+    removals=("random", FUNCTIONAL_CHOICE, "qr"),
+    removal_ratios=(0.5,),
+    draws=2,
+)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_folders(tmp_path_factory):
@@ -43,7 +54,10 @@ def own_folders(tmp_path_factory):
         patch.setenv("TOPOPRUNE_DETERMINISTIC", "1")  # where there is a CUDA device
         patch.setattr(execution, "default_device", lambda: "cpu")  # there too, where a test names no other
         patch.setattr(execution, "cost", partial(network.cost, seconds=0.0))  # no test needs exact latencies
+        for module in (execution, removals):  # a sixteenth of the study's width needs fewer images
+            patch.setattr(module, "MENDING_IMAGES", 256)
         patch.setitem(study.PROFILES, "tiny", TINY)
+        patch.setitem(study.PROFILES, "tiny-beyond", TINY_BEYOND)
         yield
 
 
@@ -73,6 +87,15 @@ def tiny_study(tmp_path_factory):
         shared = shared.parent
     with FileLock(shared / "tiny-study.lock"):
         return TinyStudy(shared / "tiny-study" / "cache", shared / "tiny-study" / "results")
+
+
+@pytest.fixture(scope="session")
+def tiny_beyond(tiny_study):
+    """Records of `TINY_BEYOND`: a network of `TinyStudy`, its clouds, four removals (two random draws), two trials."""
+    with FileLock(tiny_study.cache.parent / "beyond.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPOPRUNE_CACHE", str(tiny_study.cache))
+        patch.setenv("TOPOPRUNE_RESULTS", str(tiny_study.results))
+        return study.records("tiny-beyond", device="cpu")
 
 
 @pytest.fixture
