@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
 MOST_PROCESSES = 8
-LONGEST = ("own", "explain", "comparison")
+LONGEST = ("own", "beyond", "explain", "comparison")
 """Chapters that take longest. They are begun first, so that no core is idle at the end."""
 
 

@@ -1,4 +1,4 @@
-"""Draw the figure that opens the README from the committed records: `make figure`."""
+"""Draw the figures that open the README and the front page from the committed records: `make figure`."""
 
 import os
 from pathlib import Path
@@ -8,16 +8,18 @@ from topoprune.report import figures
 from topoprune.report.figures.main_figure import main_figure
 
 BOOK = Path(__file__).resolve().parent
-FIGURE = BOOK / "_static" / "main_figure.svg"
+FIGURES = {"main_figure.svg": "study", "beyond_figure.svg": study.profile("study").beyond}
+"""File in `_static` -> the profile that it shows."""
 
 
-def draw(path: Path) -> None:
-    """Draw the published study, whatever folder of records the environment names."""
+def draw(folder: Path) -> None:
+    """Draw the published figures, whatever folder of records the environment names."""
     os.environ.update(TOPOPRUNE_RESULTS=str(BOOK / "results"), TOPOPRUNE_NO_RUN="1")
     figures.style()
-    records = study.records("study", [*study.dense_specs("study"), *study.trial_specs("study")])
-    main_figure(records).savefig(path, metadata={"Date": None})
+    for (name, profile), figure in zip(FIGURES.items(), (main_figure, figures.choices_compared), strict=True):
+        specs = [spec for spec in study.specs(profile) if not isinstance(spec, study.Portrait)]
+        figure(study.records(profile, specs)).savefig(folder / name, metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    draw(FIGURE)
+    draw(BOOK / "_static")

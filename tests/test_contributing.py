@@ -54,7 +54,7 @@ def test_the_readme_s_example_runs_on_a_small_network(capsys):
     assert names["result"].after.parameters < names["result"].before.parameters
 
 
-def test_the_readme_s_figure_shows_the_committed_records(tmp_path, monkeypatch):
+def test_the_readme_s_figures_show_the_committed_records(tmp_path, monkeypatch):
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("main_figure", ROOT / "book" / "main_figure.py")
@@ -62,6 +62,7 @@ def test_the_readme_s_figure_shows_the_committed_records(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.setenv("TOPOPRUNE_RESULTS", "")  # `draw` sets both
     monkeypatch.setenv("TOPOPRUNE_NO_RUN", "")
-    module.draw(tmp_path / "figure.svg")
-    assert (tmp_path / "figure.svg").read_bytes() == module.FIGURE.read_bytes(), "make figure"
-    assert "book/_static/main_figure.svg" in README
+    module.draw(tmp_path)
+    for name in module.FIGURES:
+        assert (tmp_path / name).read_bytes() == (ROOT / "book" / "_static" / name).read_bytes(), "make figure"
+        assert f"book/_static/{name}" in README

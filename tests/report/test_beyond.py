@@ -13,6 +13,7 @@ from topoprune.study import Removal, Trial
 from topoprune.study.profiles import CHOICES, COMPENSATED, FUNCTIONAL_CHOICE
 
 FIGURES = [
+    figures.choices_compared,
     figures.clouds_by_layer,
     figures.damage_by_choice,
     figures.difference_forest,

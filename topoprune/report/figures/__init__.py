@@ -16,6 +16,7 @@ from topoprune.report.figures.accuracy import (
     training_curves,
 )
 from topoprune.report.figures.beyond import (
+    choices_compared,
     clouds_by_layer,
     damage_by_choice,
     difference_forest,
@@ -38,6 +39,7 @@ __all__ = [
     "accuracy_by_ratio",
     "barcodes",
     "bench_growth",
+    "choices_compared",
     "clouds_by_layer",
     "convergence",
     "damage_against_recovery",

@@ -18,6 +18,7 @@ from topoprune.report.evidence.beyond import (
     FPGM,
     FUNCTIONAL,
     MENDED_METHODS,
+    PRIMARY_RATIO,
     QR,
     RANDOM,
     lasting_gains,
@@ -36,6 +37,7 @@ from topoprune.report.frames import (
     of_kind,
     recovery_frame,
     removals_by_network,
+    trials,
 )
 from topoprune.study import Clouds, Record
 from topoprune.study.profiles import COMPENSATED
@@ -48,6 +50,35 @@ OTHERS, OTHER_CHOICES = "lightgrey", "other choices"
 SPACES = {"weights": "#d55e00", "functional": "#029e73"}
 MENDING_TITLES = {"none": "as removed", "channels": "channels refitted", "convolution": "convolutions refitted"}
 WIDTH = 7.4
+
+
+def choices_compared(records: Sequence[Record]) -> Figure:
+    """Test accuracy of each choice at the primary ratio: as removed, refitted, and after fine-tuning."""
+    frame = _by_step(records)
+    if frame.empty:
+        return without_records(frame)
+    order = frame[frame["step"] == MENDING_TITLES["convolution"]].groupby("method")["accuracy"].mean().sort_values()
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * len(order) + 1.6))
+    for step, (marker, colour) in STEPS.items():
+        own = frame[frame["step"] == step]
+        for height, method in enumerate(order.index):
+            values = own.loc[own["method"] == method, "accuracy"]
+            if len(values):
+                _draw_interval(axes, values, height, marker, colour, step)
+    axes.axvline(frame["dense test"].mean(), color="grey", linestyle=":", linewidth=1.2)
+    axes.set(xlabel="test accuracy (%)", xlim=(0, 100), yticks=range(len(order)), yticklabels=order.index)
+    axes.grid(axis="y", alpha=0.4)
+    _legend_below(figure, axes, columns=2)
+    return finished(figure, frame)
+
+
+STEPS = {
+    "as removed": ("o", "black"),
+    "channels refitted": ("D", "#56b4e9"),
+    "convolutions refitted": ("s", "#029e73"),
+    "fine-tuned": ("^", "#d55e00"),
+}
+"""Steps after a removal, with marker and colour."""
 
 
 def damage_by_choice(records: Sequence[Record]) -> Figure:
@@ -164,6 +195,26 @@ def mended_survival(records: Sequence[Record]) -> Figure:
     """Kaplan-Meier: the share of networks that has not recovered yet, compensated (solid) and plain (dashed)."""
     frame = _arms(survival(records))
     return _by_arm(frame, "share", "epoch of fine-tuning", "not recovered yet", drawstyle="steps-post")
+
+
+def _by_step(records: Sequence[Record]) -> pd.DataFrame:
+    """A row for each choice, network and step at the primary ratio."""
+    before = removals_by_network(records)
+    parts = [before.assign(step=title, accuracy=before[name]) for name, title in MENDING_TITLES.items()]
+    after = trials(records)
+    parts.append(after[~after["method"].str.endswith(COMPENSATED)].assign(step="fine-tuned", accuracy=after["test"]))
+    columns = ["method", "ratio", "seed", "step", "accuracy", "dense test"]
+    filled = [part[columns] for part in parts if len(part)]
+    frame = pd.concat(filled or [parts[0][columns]], ignore_index=True)
+    return frame[(frame["ratio"] == PRIMARY_RATIO) & frame["method"].isin(before["method"])]
+
+
+def _draw_interval(axes: Axes, values: pd.Series, height: int, marker: str, colour: str, label: str) -> None:
+    mean = values.mean()
+    if len(values) >= LEAST_SEEDS:
+        low, high = t_interval(values.to_numpy())
+        axes.plot([low, high], [height, height], color=colour, linewidth=1.5, alpha=0.7)
+    axes.plot(mean, height, marker, color=colour, markersize=8, markeredgecolor="white", label=label)
 
 
 _SPACE_NAMES = {"weights": "weight space", "functional": "functional space"}
