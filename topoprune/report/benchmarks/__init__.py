@@ -1,5 +1,6 @@
 """Tables of the benchmarks and of the torture test, from what `topoprune.measure` wrote."""
 
+from topoprune.report.benchmarks.compensation import compensation_table
 from topoprune.report.benchmarks.fitness import (
     bench_engines,
     bench_evaluations,
@@ -8,7 +9,16 @@ from topoprune.report.benchmarks.fitness import (
     bench_wide,
     search_growth,
 )
-from topoprune.report.benchmarks.measurements import BENCHMARK, EMULATED, GRAPHICS, TILES, TRAINING, ZOO, benchmark
+from topoprune.report.benchmarks.measurements import (
+    BENCHMARK,
+    COMPENSATION,
+    EMULATED,
+    GRAPHICS,
+    TILES,
+    TRAINING,
+    ZOO,
+    benchmark,
+)
 from topoprune.report.benchmarks.reliability import (
     cluster,
     cluster_table,
@@ -35,6 +45,7 @@ from topoprune.report.benchmarks.zoo import zoo_numbers, zoo_table
 
 __all__ = [
     "BENCHMARK",
+    "COMPENSATION",
     "EMULATED",
     "GRAPHICS",
     "TILES",
@@ -48,6 +59,7 @@ __all__ = [
     "benchmark",
     "cluster",
     "cluster_table",
+    "compensation_table",
     "cuda_numbers",
     "engine_batches",
     "engine_convolutions",

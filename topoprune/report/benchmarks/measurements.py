@@ -20,6 +20,9 @@ TILES = RESULTS / "bench-training-amx.json"
 GRAPHICS = RESULTS / "bench-training-cuda.json"
 """Some sections on a CUDA device."""
 
+COMPENSATION = RESULTS / "bench-compensation.json"
+"""Written by `python -m topoprune.measure.compensation`."""
+
 ZOO = RESULTS / "zoo.json"
 """Written by `python -m topoprune.measure.zoo`."""
 
