@@ -12,7 +12,7 @@ from topoprune.report.benchmarks import compensation_table
 def test_the_benchmark_writes_what_the_chapter_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(compensation, "CHOICE_IMAGES", 64)
     monkeypatch.setattr(compensation, "MENDING_IMAGES", 400)
-    monkeypatch.setattr(compensation, "NETWORKS", {"resnet18": (600, 64)})
+    monkeypatch.setattr(compensation, "NETWORKS", {"squeezenet1_1": (128, 64)})
     output = tmp_path / "compensation.json"
     compensation.main(["--width", "0.125", "--output", str(output)])
     measured = json.loads(output.read_text())
