@@ -18,6 +18,6 @@ def test_the_benchmark_writes_what_the_chapter_reads(tmp_path, monkeypatch):
     measured = json.loads(output.read_text())
     assert {"processor", "threads"} <= set(measured)
     assert compensation_table(measured, "choices")["choice"].tolist() == list(compensation.CHOICES)
-    for section, rows in (("ratios", 8), ("networks", 1)):
+    for section, rows in (("ratios", 4), ("networks", 1)):
         table = compensation_table(measured, section)
         assert len(table) == rows and (table["seconds"] > 0).all() and table.notna().all(axis=None)

@@ -27,6 +27,23 @@ def test_what_the_front_page_and_our_reading_say_is_on_record(published):
     assert mean[list(evidence.RIVALS)].mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_what_the_front_page_says_beyond_the_thesis_is_on_record(published):
+    """Points at ratio 0.5 after fine-tuning, and accuracy before it, of four networks."""
+    records = study.companion_records("study", "beyond")
+    after = frames.trials(records).groupby(["method", "ratio"])["test"].agg(["mean", "count"]).xs(0.5, level="ratio")
+    mean = after["mean"]
+    assert set(after["count"]) == {4}
+    assert mean["topological"] - mean["random"] == pytest.approx(-1.0, abs=0.05)
+    assert mean["functional cover"] - mean["random"] == pytest.approx(1.0, abs=0.05)
+    assert mean["functional cover"] - mean["topological"] == pytest.approx(2.0, abs=0.05)
+    assert mean["functional cover"] <= mean["L1"]
+    before = frames.removals_by_network(records).groupby("method")[["none", "convolution"]].mean()
+    search, chance = before.loc["topological, functional"], before.loc["random"]
+    assert (search - chance).abs().max() < 0.5 and (before.loc["functional cover"] - chance).min() > 5
+    assert before.min().round().tolist() == [17, 62] and before.max().round().tolist() == [33, 73]
+    assert frames.trials(records)["dense test"].mean() == pytest.approx(86, abs=0.5)
+
+
 def test_what_our_reading_says_of_the_ablations_is_on_record(published):
     table = evidence.ablations(study.companion_records("study", "ablation")).set_index("variant")["accuracy"]
     said = {"H0 alone": -1.0, "topological, pointed": -1.3, "farthest point": -1.7}

@@ -26,9 +26,9 @@ CHOICES: dict[str, dict[str, Any]] = {
     "topological": {"method": "topological"},
 }
 CHOICE_IMAGES, MENDING_IMAGES = 1024, 1536
-NETWORKS = {"resnet18": (512, 224), "resnet50": (1056, 64)}
-"""torchvision's network -> number and side of the images; the last layer of ResNet-50 reads 1,024 inputs, one row an
-image."""
+RATIOS = (0.5, 0.9)
+NETWORKS = {"resnet18": (512, 224)}
+"""torchvision's network -> number and side of the images."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,7 +58,7 @@ def ratios(width: float) -> list[Row]:
     model, images = _vgg(width, MENDING_IMAGES)
     return [
         {"ratio": ratio, "compensation": mode, **_refitted(model, images, ratio, mode)}
-        for ratio in (0.3, 0.5, 0.7, 0.9)
+        for ratio in RATIOS
         for mode in MODES
     ]
 
