@@ -63,7 +63,7 @@ def removal_specs(name: str, seeds: Iterable[int] | None = None) -> list[Removal
 
     Example:
         >>> len(removal_specs("quick-beyond", seeds=[0]))
-        10
+        5
     """
     p = profile(name)
     return [
