@@ -33,7 +33,17 @@ TOLERANCE = 1e-3
 
 
 class PruningWarning(UserWarning):
-    """A layer is left whole; the message says which and why."""
+    """A layer is left whole; the message says which and why.
+
+    Example:
+        >>> from topoprune import select
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 4, 3))
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     warnings.simplefilter("always")
+        ...     kept = select(model, torch.randn(2, 3, 12, 12), "l1")
+        >>> print(told[0].message)
+        left whole: 0 because native_group_norm in 1 mixes its channels
+    """
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,6 +79,14 @@ def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     Raises:
         ValueError: the file does not say how to build its network, or `model` is another one.
         files.FileError: no such file, or a damaged one.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     source = {"architecture": "vgg16", "classes": 10, "width": 0.0625}
+        ...     save(build(**source), f"{folder}/dense.safetensors", source)
+        ...     load(f"{folder}/dense.safetensors").features[0].out_channels
+        4
     """
     return _stored(Path(path), model)[0]
 

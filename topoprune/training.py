@@ -101,6 +101,10 @@ class Epoch:
         seconds: training time, without evaluation.
         loss: mean training loss; None if it is not finite.
         validation, test: accuracies in [0, 1] after the epoch; None without such data.
+
+    Example:
+        >>> Epoch(epoch=1, seconds=2.5, loss=0.7, validation=0.8, test=None).validation
+        0.8
     """
 
     epoch: int
