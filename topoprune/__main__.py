@@ -226,11 +226,13 @@ def _add_study(commands) -> None:
 PROFILES = """profiles:
   quick, quick-ablation, quick-recovery   digits, an eighth of VGG-16: minutes
   pilot, pilot-ablation, pilot-recovery   CIFAR-10, a quarter of VGG-16: hours on 2 cores
+  quick-beyond, pilot-beyond              what lies beyond the thesis, on these networks
   study                                   CIFAR-10, VGG-16: the published study
   study-sgd                               dense networks of SGD alone
   study-whole, study-cutout               dense networks on all 50,000 images, without and with cutout
   ablation, recovery                      the study's ablations, and fine-tuning long enough to recover
-  beyond-choice, beyond-quarter           a quarter of VGG-16: what lies beyond the thesis"""
+  beyond-quarter, beyond                  what lies beyond the thesis, on a quarter of VGG-16 and on the whole
+  beyond-choice, beyond-choice-slow       networks by which its method and its rate were chosen"""
 
 
 if __name__ == "__main__":

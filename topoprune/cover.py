@@ -166,11 +166,7 @@ def _check_keep(keep: int, n: int) -> None:
         raise ValueError(f"keep must lie in 1 .. {n}, got {keep}")
 
 
-def _merged(costs: Float[np.ndarray, "n n"], keep: int) -> list[int]:
-    return merge_tree(costs, keep).kept
-
-
-COVERS = {"cover": cover, "merge": _merged}
+COVERS = {"cover": cover, "merge": lambda costs, keep: merge_tree(costs, keep).kept}
 """Searches that need costs instead of a fitness: (costs, keep) -> sorted indices."""
 
 

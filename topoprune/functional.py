@@ -4,7 +4,7 @@ Two channels are close if one is nearly a multiple of the other on unlabelled in
 functional cloud: the points that `Responses.points` gives, with the metric "sine" of `fitness.distance_matrix`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from topoprune.network import LAYERS, Coupling, batch_size, evaluating, run, unwrapped
+from topoprune.network import LAYERS, Coupling, batch_size, evaluating, first_inputs, run, unwrapped
 
 BATCH = 128
 """Inputs of one forward pass."""
@@ -70,8 +70,9 @@ def responses(model: nn.Module, example_inputs: Any, couplings: list[Coupling]) 
         couplings: of that network.
 
     Returns:
-        One for each coupling. A coupling that no convolution or linear layer reads is described by the outputs of
-        its own layers, and each of its channels has weight 1.
+        One for each coupling. Where no convolution or linear layer is called on the channels, as in attention, they
+        are described by the outputs of their own layers. Channels that the forward pass does not reach, as those of
+        an auxiliary classifier, count as independent and equally strong.
 
     Raises:
         ValueError: the network does not run on the inputs, or answers with NaN or infinity.
@@ -85,25 +86,39 @@ def responses(model: nn.Module, example_inputs: Any, couplings: list[Coupling]) 
         ((8, 8), True)
     """
     inner, prefix = unwrapped(model)
-    readings = [_readings(inner, prefix, coupling) for coupling in couplings]
+    called = _called(model, inner, first_inputs(example_inputs, 2))
+    readings = [_readings(inner, prefix, coupling, called) for coupling in couplings]
     hooks = [
         inner.get_submodule(reading.layer).register_forward_hook(reading.observe, with_kwargs=True)
         for own in readings
         for reading in own
     ]
+    _run_through(model, parts(example_inputs, BATCH), hooks)
+    return [
+        _checked(Responses(_covariance(own, coupling.choices), _weights(inner, coupling)), coupling)
+        for own, coupling in zip(readings, couplings, strict=True)
+    ]
+
+
+def _called(model: nn.Module, inner: nn.Module, inputs: Any) -> set[str]:
+    """Names of the modules that a forward pass calls."""
+    names: set[str] = set()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: names.add(name)) for name, module in inner.named_modules()
+    ]
+    _run_through(model, [inputs], hooks)
+    return names
+
+
+def _run_through(model: nn.Module, batches: Iterable[Any], hooks: list[Any]) -> None:
+    """Run the network in evaluation mode, then remove the hooks."""
     try:
         with evaluating(model), torch.no_grad():
-            for inputs in parts(example_inputs, BATCH):
+            for inputs in batches:
                 run(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return [
-        _checked(
-            Responses(np.sum([reading.covariance() for reading in own], axis=0), _weights(inner, coupling)), coupling
-        )
-        for own, coupling in zip(readings, couplings, strict=True)
-    ]
 
 
 def parts(inputs: Any, size: int) -> Iterator[Any]:
@@ -145,32 +160,34 @@ class _Reading:
 
     def covariance(self) -> Float64[np.ndarray, "n n"]:
         total = np.zeros((self.choices, self.choices))
-        for place, (chosen, _) in enumerate(self.places if self.rows else []):
+        for place, (chosen, _) in enumerate(self.places):
             mean = self.sums[place] / self.rows
             total[np.ix_(chosen, chosen)] += self.products[place] / self.rows - np.outer(mean, mean)
         return total
 
 
-def _readings(network: nn.Module, prefix: str, coupling: Coupling) -> list[_Reading]:
-    """Where the channels are read; where they are written if no convolution or linear layer reads them."""
+def _covariance(readings: list[_Reading], choices: int) -> Float64[np.ndarray, "n n"]:
+    """Sum over the readings; the unit matrix if there is none."""
+    return np.sum([reading.covariance() for reading in readings], axis=0) if readings else np.eye(choices)
+
+
+def _readings(network: nn.Module, prefix: str, coupling: Coupling, called: set[str]) -> list[_Reading]:
+    """Where the channels are read; where they are written if no layer that is called reads them."""
     found = []
     for axis in sorted(coupling.readers):
         layer = axis.tensor.rpartition(".")[0]
         module = network.get_submodule(layer)
-        if isinstance(module, LAYERS):
+        if isinstance(module, LAYERS) and layer in called:
             starts = np.zeros(1, int)
             if isinstance(module, nn.modules.conv._ConvNd) and axis.axis == 1:  # an index of each group's inputs
                 starts = np.arange(module.groups) * (module.in_channels // module.groups)
             places = _places(*coupling.slices[axis])
             found.append(_Reading(layer, coupling.choices, [(c, i + start) for c, i in places for start in starts]))
+    written = {layer.removeprefix(prefix): rows for layer, rows in coupling.members.items()}
     return found or [
-        _Reading(
-            layer.removeprefix(prefix),
-            coupling.choices,
-            [(np.arange(len(rows)), own) for own in rows.T],
-            written=True,
-        )
-        for layer, rows in coupling.members.items()
+        _Reading(layer, coupling.choices, [(np.arange(len(rows)), own) for own in rows.T], written=True)
+        for layer, rows in written.items()
+        if layer in called
     ]
 
 

@@ -19,7 +19,7 @@ from topoprune import budget, criteria
 from topoprune.functional import responses
 from topoprune.genetic import Search
 from topoprune.network import LAYERS, Coupling, Kept, PruningWarning, structure, width
-from topoprune.topological import points, topological
+from topoprune.topological import METRIC, points, topological
 
 LAYER_CRITERIA: dict[str, Callable] = {
     "l1": criteria.l1,
@@ -205,8 +205,8 @@ def _choose(model, example_inputs, couplings, counts, method, seed, minimum, tar
     else:
         space = options.pop("space", "weights")
         clouds = points(model, example_inputs, couplings, space)
-        if method == "topological" and space == "functional":
-            options.setdefault("metric", "sine")
+        if method == "topological":
+            options.setdefault("metric", METRIC.get(space, "euclidean"))
     chosen, searches = [], {}
     for index, (coupling, cloud, keep) in enumerate(
         tqdm(list(zip(couplings, clouds, counts, strict=True)), desc="select", unit="layer", leave=False, disable=None)
@@ -310,6 +310,11 @@ def _warn(model: nn.Module, left: dict[str, str], ignored: dict[str, str]) -> No
         some = "; ".join(f"{layer} because {reason}" for layer, reason in list(told.items())[:3])
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""
         warnings.warn(f"left whole: {some}{more}", PruningWarning, stacklevel=4)
+
+
+def is_functional(method: str | Callable, options: Mapping[str, Any]) -> bool:
+    """Whether a choice looks at what channels compute, and so needs real inputs, many of them."""
+    return method in RESPONSE_CRITERIA or options.get("space") == "functional"
 
 
 def check_arguments(method, ratio, round_to: int, minimum: int, options: dict) -> None:

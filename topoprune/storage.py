@@ -19,6 +19,7 @@ from topoprune import files
 from topoprune.models import build
 from topoprune.network import Kept, remove
 from topoprune.pruning import Pruned, prune
+from topoprune.selection import is_functional
 
 BATCH = 32
 """Inputs of the example batch."""
@@ -144,7 +145,8 @@ def prune_file(
         raise ValueError(f"output must end in .safetensors, got {output}: the report takes the same name with .json")
     if output.resolve() == Path(model).resolve():
         raise ValueError(f"output would replace its own input {output}: name another file")
-    computed = method in ("taylor", "qr", "obs") or options.get("space") in ("activations", "functional")
+    functional = is_functional(method, options)
+    computed = functional or method == "taylor" or options.get("space") == "activations"
     if images is None and (computed or compensation):
         what = "this choice depends" if computed else "compensation depends"
         raise ValueError(f"{what} on what the network computes: give images, a folder or a tensor file")
@@ -154,14 +156,12 @@ def prune_file(
         network, source = _torchvision(model, weights, classes)
     known = [3, 32, 32] if "architecture" in source else [3, 224, 224]
     shape = list(shape or (source.get("inputs") or {}).get("shape", [0, *known])[1:])
-    many = compensation or method in ("qr", "obs") or options.get("space") == "functional"
-    count = IMAGES if many else BATCH
+    count = IMAGES if functional or compensation else BATCH
     example = _images(images, shape, count) if images else torch.randn(BATCH, *shape, generator=_generator())
     network, example = network.to(device).eval(), example.to(device)
     if compensation:
-        options |= {"compensate": example, "compensation": compensation}
-    result = prune(network, example, method, ratio, seed, **options)
-    options.pop("compensate", None)
+        options["compensation"] = compensation
+    result = prune(network, example, method, ratio, seed, compensate=example if compensation else None, **options)
     report = {
         "model": model,
         "method": method,

@@ -75,6 +75,10 @@ SEARCHES = (*genetic.SEARCHES, *COVERS)
 """Names of searches."""
 
 
+METRIC = {"functional": "sine"}
+"""Space -> its metric, where that is not the euclidean one."""
+
+
 def points(
     model: nn.Module, example_inputs: Any, couplings: list[Coupling], space: str = "weights"
 ) -> list[Float[np.ndarray, "n d"]]:

@@ -98,20 +98,34 @@ def test_any_network_has_responses_and_is_left_as_it_was(kind):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_channels_that_attention_reads_are_judged_by_what_their_layers_write():
-    class Attends(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second = nn.Linear(3, 6), nn.Linear(6, 2)
+class ByFunction(nn.Module):
+    """Layers whose weights are used without calling them: the second alone, or both."""
 
-        def forward(self, x):
-            hidden = self.first(x).relu()
-            return torch.nn.functional.linear(hidden, self.second.weight, self.second.bias)
+    def __init__(self, both):
+        super().__init__()
+        self.both, self.first, self.second = both, nn.Linear(3, 6), nn.Linear(6, 2)
 
+    def forward(self, x):
+        first = nn.functional.linear(x, self.first.weight, self.first.bias) if self.both else self.first(x)
+        return nn.functional.linear(first.relu(), self.second.weight, self.second.bias)
+
+
+def test_channels_whose_reader_is_not_called_are_judged_by_what_their_layers_write():
     torch.manual_seed(0)
-    model, inputs = Attends().eval(), torch.randn(40, 3)
-    kept = select(model, inputs, "topological", space="functional", search="merge", types=(nn.Linear,))
-    assert len(kept["first"]) == 3
+    model, inputs = ByFunction(both=False).eval(), torch.randn(40, 3)
+    with torch.no_grad():
+        for copied, source in ((1, 0), (3, 2), (5, 4)):
+            model.first.weight[copied], model.first.bias[copied] = (2 * x[source] for x in model.first.parameters())
+    kept = select(model, inputs, "topological", space="functional", search="merge", types=(nn.Linear,))["first"]
+    assert [filters // 2 for filters in kept] == [0, 1, 2]
+
+
+def test_channels_that_nothing_observes_are_judged_by_the_weights_that_read_them():
+    torch.manual_seed(0)
+    model, inputs = ByFunction(both=True).eval(), torch.randn(40, 3)
+    kept = select(model, inputs, "qr", types=(nn.Linear,))["first"]
+    norms = model.second.weight.detach().norm(dim=0)
+    assert kept == sorted(norms.argsort(descending=True)[:3].tolist())
 
 
 def doubled(model, layer, reader, factor):

@@ -37,6 +37,7 @@ def test_what_the_front_page_says_beyond_the_thesis_is_on_record(published):
     assert mean["functional cover"] - mean["random"] == pytest.approx(1.0, abs=0.05)
     assert mean["functional cover"] - mean["topological"] == pytest.approx(2.0, abs=0.05)
     assert mean["functional cover"] <= mean["L1"]
+    assert [round(mean.min()), round(mean.max())] == [80, 82]
     before = frames.removals_by_network(records).groupby("method")[["none", "convolution"]].mean()
     search, chance = before.loc["topological, functional"], before.loc["random"]
     assert (search - chance).abs().max() < 0.5 and (before.loc["functional cover"] - chance).min() > 5

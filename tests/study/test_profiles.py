@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from topoprune import study
+from topoprune import __main__, study
+from topoprune.selection import METHODS as METHOD_NAMES
 from topoprune.study import Clouds, Dense, Portrait, Removal, Trial, spec_key
 from topoprune.study.profiles import COMPANIONS, COMPENSATED, METHODS
 
@@ -42,6 +43,14 @@ def test_a_profile_is_the_product_of_its_seeds_ratios_and_methods_each_once(name
     assert len([spec for spec in specs if isinstance(spec, Clouds)]) == bool(removals) * len(profile.seeds)
     portraits = [] if profile.removals else [study.portrait_spec(name)]
     assert [spec for spec in specs if isinstance(spec, Portrait)] == portraits == specs[len(specs) - len(portraits) :]
+
+
+def test_the_command_line_lists_every_profile_and_method():
+    def listed(text, columns):
+        return {word for line in text.splitlines() for word in line[:columns].replace(",", " ").split()}
+
+    assert listed(__main__.PROFILES, 42) >= {name for name in study.PROFILES if not name.startswith("tiny")}
+    assert listed(__main__.METHODS, 16) >= set(METHOD_NAMES)
 
 
 def test_removals_stand_between_a_dense_network_and_its_trials():

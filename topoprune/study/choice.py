@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from topoprune import files, fitness
-from topoprune.selection import NNI_PRUNERS, RESPONSE_CRITERIA, Selection, run_selection
+from topoprune.selection import NNI_PRUNERS, Selection, is_functional, run_selection
 from topoprune.study.images import CALIBRATION, Data
 from topoprune.study.run_folder import SELECTION, run_folder
 from topoprune.study.trial import Removal, Trial
@@ -37,8 +37,7 @@ def choose(spec: Trial | Removal, dense: nn.Module, data: Data, **surroundings) 
     """Choose the filters of a trial or a removal; `surroundings` are options that are no part of its identity."""
     import_and_compile(spec.method)
     options = baseline_options(spec.method) | surroundings | spec.options
-    functional = spec.method in RESPONSE_CRITERIA or spec.options.get("space") == "functional"
-    example = data.example(FUNCTIONAL_IMAGES if functional else CALIBRATION)
+    example = data.example(FUNCTIONAL_IMAGES if is_functional(spec.method, spec.options) else CALIBRATION)
     return run_selection(dense, example, spec.method, spec.ratio, spec.seed, **options)
 
 
@@ -51,8 +50,6 @@ def import_and_compile(method: str) -> None:
     """Do what only the first choice of a process would wait for, so that times compare methods."""
     if method in NNI_PRUNERS:
         import nni.compression.pruning  # noqa: F401
-    elif method in RESPONSE_CRITERIA:
-        import scipy.linalg  # noqa: F401
     elif method == "topological":
         corners = fitness.distance_matrix(np.eye(6, dtype=np.float32))
         fitness.Fitness(corners)(np.array([[0, 1, 2, 3]]))
