@@ -46,11 +46,12 @@ TINY_BEYOND = dataclasses.replace(
 
 @pytest.fixture(autouse=True, scope="session")
 def own_folders(tmp_path_factory):
-    """Keep the tests' checkpoints and records apart from the user's."""
+    """Keep the tests' checkpoints, records and data apart from the user's."""
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("TOPOPRUNE_")]:
+            patch.delenv(name)
         patch.setenv("TOPOPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("TOPOPRUNE_RESULTS", str(tmp_path_factory.mktemp("results")))
-        patch.delenv("TOPOPRUNE_NO_RUN", raising=False)
         patch.setenv("TOPOPRUNE_DETERMINISTIC", "1")  # where there is a CUDA device
         patch.setattr(execution, "default_device", lambda: "cpu")  # there too, where a test names no other
         patch.setattr(execution, "cost", partial(network.cost, seconds=0.0))  # no test needs exact latencies
