@@ -49,6 +49,16 @@ def test_an_empty_table_says_none(shown):
     assert "| none | |" in shown[0]["text/markdown"]
 
 
+def test_the_whole_of_a_brief_table_stands_behind_a_fold_and_in_the_download(shown, tmp_path):
+    whole = pd.DataFrame({"ratio": [0.5, 0.5, 0.9], "method": ["L1", "L2", "L1"], "test (%)": [90.0, 91.5, 80.0]})
+    notebook.show_table(whole.groupby("method")["test (%)"].mean().reset_index(), "A caption.", "brief", whole)
+    table, fold = shown[0]["text/markdown"].split("\n\n:::{dropdown} The whole table: 3 rows, 3 columns\n")
+    assert table.splitlines()[-3:] == ["| L1 | 85.00 |", "| L2 | 91.50 |", ":::"]
+    assert fold.splitlines()[-4:] == ["| 0.5 | L1 | 90.00 |", "| 0.5 | L2 | 91.50 |", "| 0.9 | L1 | 80.00 |", ":::"]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "downloads/brief.csv"), whole)
+    assert shown[0]["text/html"].count("<tr") == 3 + 4 and "<details>" in shown[0]["text/html"]
+
+
 def test_an_unknown_notebook_parameter_is_refused():
     known = {"profile": "quick", "device": None, "seeds": None, "force": False, "study": study, "_i": "", "In": []}
     notebook.check_parameters(known)

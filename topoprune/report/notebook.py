@@ -20,25 +20,26 @@ PARAMETERS = {"profile", "device", "seeds", "force"}
 """Parameters that a chapter may have."""
 
 
-def show_table(table: pd.DataFrame, caption: str, name: str) -> None:
+def show_table(table: pd.DataFrame, caption: str, name: str, whole: pd.DataFrame | None = None) -> None:
     """Display a table: numbered, with a caption and its data, in the book; as HTML in a notebook.
 
     Args:
+        table: what the text speaks of. A page has room for about six columns and a dozen rows.
         caption: MyST.
         name: of the CSV file, and of the target that text refers to.
+        whole: the table that was cut to `table`. It stands behind a fold, and in the CSV file instead of `table`.
     """
     data = DOWNLOADS / f"{name}.csv"
     DOWNLOADS.mkdir(exist_ok=True)
-    table.to_csv(data, index=False)
-    if "ratio" in table and pd.api.types.is_float_dtype(table["ratio"]):
-        table = table.assign(ratio=table["ratio"].map("{:g}".format))
-    header = "| " + " | ".join(map(str, table.columns)) + " |"
-    rule = "|" + "---|" * len(table.columns)
-    rows = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in table.itertuples(index=False)]
-    rows = rows or ["| none |" + " |" * (len(table.columns) - 1)]
+    (table if whole is None else whole).to_csv(data, index=False)
     caption = f"{caption} {{download}}`CSV <{data}>`"
-    myst = "\n".join([f":::{{table}} {caption}", f":name: {name}", "", header, rule, *rows, ":::"])
-    _display(myst, table.to_html(index=False))
+    myst = "\n".join([f":::{{table}} {caption}", f":name: {name}", "", _markdown(table), ":::"])
+    html = table.to_html(index=False)
+    if whole is not None:
+        title = f"The whole table: {len(whole)} rows, {len(whole.columns)} columns"
+        myst += "\n\n" + "\n".join([f":::{{dropdown}} {title}", "", _markdown(whole), ":::"])
+        html += f"<details><summary>{title}</summary>{whole.to_html(index=False)}</details>"
+    _display(myst, html)
 
 
 def show_figure(figure: Figure, caption: str, alt: str, name: str) -> None:
@@ -112,6 +113,15 @@ def _display(myst: str, html: str) -> None:
     from IPython.display import display
 
     display({"text/markdown": myst, "text/html": html}, raw=True)
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    if "ratio" in table and pd.api.types.is_float_dtype(table["ratio"]):
+        table = table.assign(ratio=table["ratio"].map("{:g}".format))
+    header = "| " + " | ".join(map(str, table.columns)) + " |"
+    rule = "|" + "---|" * len(table.columns)
+    rows = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in table.itertuples(index=False)]
+    return "\n".join([header, rule, *(rows or ["| none |" + " |" * (len(table.columns) - 1)])])
 
 
 def _cell(value) -> str:
