@@ -5,12 +5,16 @@ import dataclasses
 import jaxtyping
 import numpy as np
 import pytest
+import torch
 from conftest import TINY
 
 from topoprune import __main__, study
+from topoprune.models import build
+from topoprune.network import couplings
 from topoprune.selection import METHODS as METHOD_NAMES
 from topoprune.study import Clouds, Dense, Portrait, Removal, Trial, spec_key
-from topoprune.study.profiles import COMPANIONS, COMPENSATED, METHODS
+from topoprune.study.plans import companion_specs, portrait_specs
+from topoprune.study.profiles import COMPANIONS, COMPENSATED, CONVOLUTIONS, METHODS
 
 
 @pytest.fixture
@@ -41,8 +45,11 @@ def test_a_profile_is_the_product_of_its_seeds_ratios_and_methods_each_once(name
     assert set(removals) == {(s, r, m) for s in profile.seeds for r in profile.removal_ratios for m in profile.removals}
     assert removals.count((profile.seeds[0], 0.5, "random")) == (profile.draws if "random" in profile.removals else 0)
     assert len([spec for spec in specs if isinstance(spec, Clouds)]) == bool(removals) * len(profile.seeds)
-    portraits = [] if profile.removals else [study.portrait_spec(name)]
-    assert [spec for spec in specs if isinstance(spec, Portrait)] == portraits == specs[len(specs) - len(portraits) :]
+    portraits = [spec for spec in specs if isinstance(spec, Portrait)]
+    layers = profile.portraits or (() if profile.removals else (profile.layer,))
+    assert [spec.layer for spec in portraits] == list(layers)
+    assert portraits == specs[len(specs) - len(portraits) :]
+    assert {spec.dense for spec in portraits} <= set(study.dense_specs(name, profile.seeds[:1]))
 
 
 def test_the_command_line_lists_every_profile_and_method():
@@ -51,6 +58,20 @@ def test_the_command_line_lists_every_profile_and_method():
 
     assert listed(__main__.PROFILES, 42) >= {name for name in study.PROFILES if not name.startswith("tiny")}
     assert listed(__main__.METHODS, 16) >= set(METHOD_NAMES)
+
+
+def test_every_convolution_of_the_first_network_is_portrayed_with_every_choice_that_has_one():
+    portraits = portrait_specs("beyond-quarter")
+    groups = couplings(build("vgg16", 10, 1 / 16), torch.zeros(2, 3, 32, 32))
+    assert [spec.layer for spec in portraits] == [group.layers[0] for group in groups]
+    assert {spec.methods for spec in portraits} == {("random", "l1", "l2", "fpgm", "topological", "cover", "qr")}
+    assert portrait_specs("beyond-quarter", [12, 10]) == portraits and portrait_specs("beyond-quarter", [12]) == []
+
+
+def test_a_companion_shows_the_portraits_that_it_names_alone():
+    for which, layers in (("beyond", CONVOLUTIONS), ("longer", ()), ("ablation", ())):
+        _, specs = companion_specs("study", which)
+        assert tuple(spec.layer for spec in specs if isinstance(spec, Portrait)) == layers
 
 
 def test_removals_stand_between_a_dense_network_and_its_trials():

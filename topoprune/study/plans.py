@@ -6,7 +6,15 @@ from numbers import Integral
 from typing import Any
 
 from topoprune.genetic import Search
-from topoprune.study.profiles import COMPANIONS, COMPENSATED, LAYERWISE, VARIANTS, Profile, profile
+from topoprune.study.profiles import (
+    COMPANIONS,
+    COMPENSATED,
+    PORTRAYED,
+    VARIANTS,
+    Profile,
+    method_and_options,
+    profile,
+)
 from topoprune.study.trial import Clouds, Dense, Portrait, Removal, Spec, Trial
 
 
@@ -51,11 +59,33 @@ def trial_specs(
     return sorted(found, key=lambda trial: trial.ratio not in p.first)  # of all networks, and in this order within both
 
 
-def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 0.5) -> Portrait:
-    """One layer of the first dense network of a profile, as each method of `LAYERWISE` prunes it."""
+def portrait_spec(name: str, seeds: Iterable[int] | None = None, ratio: float = 0.5, layer: str = "") -> Portrait:
+    """One layer of the first dense network of a profile, as each method of `PORTRAYED` prunes it.
+
+    Args:
+        layer: by default that of the profile.
+    """
     p = profile(name)
-    methods = tuple(method for method in p.methods if method in LAYERWISE)
-    return Portrait(dense_specs(name, seeds)[0], p.layer, ratio, methods, p.search)
+    methods = tuple(method for method in p.methods if method in PORTRAYED)
+    return Portrait(dense_specs(name, seeds)[0], layer or p.layer, ratio, methods, p.search)
+
+
+def portrait_specs(name: str, seeds: Iterable[int] | None = None) -> list[Portrait]:
+    """The portraits of a profile: those of `Profile.portraits` if its first seed is chosen, or that of its layer.
+
+    Example:
+        >>> [len(portrait_specs(name)) for name in ("quick", "quick-beyond", "beyond-choice")]
+        [1, 13, 0]
+    """
+    p = profile(name)
+    if p.portraits:
+        first_seed = p.seeds[0]
+        return [
+            portrait_spec(name, [first_seed], layer=layer)
+            for layer in p.portraits
+            if first_seed in _chosen_seeds(p, seeds)
+        ]
+    return [] if p.removals else [portrait_spec(name, seeds)]
 
 
 def removal_specs(name: str, seeds: Iterable[int] | None = None) -> list[Removal]:
@@ -85,7 +115,7 @@ def specs(
 
     A dense network stands right before its first trial, so that an interrupted study has whole comparisons. If neither
     methods nor ratios are chosen, its removals at a ratio of `Profile.first` stand before its trials at these, the
-    others before the other trials, and the portrait comes last.
+    others before the other trials, and the portraits come last.
     """
     p, whole = profile(name), methods is None and ratios is None
     pruned: list[Removal | Trial] = [
@@ -101,11 +131,11 @@ def specs(
         if spec.dense not in ordered:
             ordered += [spec.dense, *([Clouds(spec.dense, p.layer, CLOUDS_RATIO)] if whole and p.removals else [])]
         ordered.append(spec)
-    return [*ordered, portrait_spec(name, seeds)] if whole and not p.removals else ordered
+    return [*ordered, *portrait_specs(name, seeds)] if whole else ordered
 
 
 def companion_specs(name: str, which: str, seeds: Iterable[int] | None = None) -> tuple[str, list[Spec]]:
-    """Name and specs of a companion profile ("" and none if there is none): dense networks and trials, no portrait.
+    """Name and specs of a companion profile ("" and none if there is none), without the portrait of its layer.
 
     Args:
         which: one of `COMPANIONS`.
@@ -113,7 +143,8 @@ def companion_specs(name: str, which: str, seeds: Iterable[int] | None = None) -
     companion = getattr(profile(name), which)
     if not companion:
         return "", []
-    return companion, [spec for spec in specs(companion, seeds) if not isinstance(spec, Portrait)]
+    shown = profile(companion).portraits
+    return companion, [s for s in specs(companion, seeds) if not isinstance(s, Portrait) or s.layer in shown]
 
 
 def with_companions(name: str, seeds: Iterable[int] | None = None) -> dict[str, list[Spec]]:
@@ -165,20 +196,14 @@ CLOUDS_RATIO = 0.5
 
 
 def _trial(p: Profile, dense: Dense, name: str, ratio: float) -> Trial:
-    method, options = _method_and_options(p, name.removesuffix(COMPENSATED))
+    method, options = method_and_options(name.removesuffix(COMPENSATED), p.search)
     compensation = "convolution" if name.endswith(COMPENSATED) else ""
     return Trial(dense, method, ratio, dense.seed, p.recovery, options, compensation)
 
 
 def _removal(p: Profile, dense: Dense, name: str, ratio: float, draw: int) -> Removal:
-    method, options = _method_and_options(p, name)
+    method, options = method_and_options(name, p.search)
     return Removal(dense, method, ratio, dense.seed + 1000 * draw, options)  # the first draw is that of the trial
-
-
-def _method_and_options(p: Profile, name: str) -> tuple[str, dict]:
-    method, options = VARIANTS[name]
-    needs_budget = method == "topological" and options.get("search") not in ("cover", "merge")
-    return method, {**(p.search if needs_budget else {}), **options}
 
 
 def _chosen(given: Any, known: tuple, what: str, name: str) -> list:

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from torch import nn
 
 from topoprune import files, fitness
 from topoprune.network import couplings
-from topoprune.selection import run_selection
-from topoprune.study.choice import baseline_options
+from topoprune.selection import is_functional, run_selection
+from topoprune.study.choice import FUNCTIONAL_IMAGES, baseline_options
 from topoprune.study.images import Data
 from topoprune.study.networks import trained_on_record
+from topoprune.study.profiles import method_and_options
 from topoprune.study.trial import Portrait
 from topoprune.topological import points
 
@@ -23,6 +25,7 @@ def portray(portrait: Portrait, data: Data, records: tuple[Path, ...]) -> dict:
 
     Returns:
         network: digest of the weights of the dense network.
+        norms: (n,) euclidean norms of the filters.
         plane: (n, 2) coordinates of the filters, by multidimensional scaling of their distances.
         kept: method -> indices of the kept filters.
         diagrams: "full" or method -> {dimension: (p, 2) births and deaths}.
@@ -37,21 +40,33 @@ def portray(portrait: Portrait, data: Data, records: tuple[Path, ...]) -> dict:
     if not groups:
         known = ", ".join(group.layers[0] for group in prunable)
         raise ValueError(f"unknown layer {layer!r}: the prunable layers are {known}")
-    distances = fitness.distance_matrix(points(model, example, groups)[0])
-    kept = {}
-    for method in portrait.methods:
-        options = portrait.options if method == "topological" else baseline_options(method)
-        selection = run_selection(
-            model, example, method, portrait.ratio, portrait.dense.seed, layers=(layer,), **options
-        )
-        kept[method] = selection.kept[layer]
+    cloud = points(model, example, groups)[0]
+    distances = fitness.distance_matrix(cloud)
+    kept = {name: _kept(portrait, name, model, data) for name in portrait.methods}
     subsets = {"full": list(range(len(distances))), **kept}
     return {
         "network": files.digest(model.state_dict()),
+        "norms": np.linalg.norm(cloud.astype("float64"), axis=1).round(4).tolist(),
         "plane": _in_the_plane(distances),
         "kept": kept,
         "diagrams": {name: _diagrams(distances[chosen][:, chosen]) for name, chosen in subsets.items()},
     }
+
+
+def _kept(portrait: Portrait, name: str, model: nn.Module, data: Data) -> list[int]:
+    """The filters of the layer that a variant keeps."""
+    method, options = method_and_options(name, portrait.options)
+    example = data.example(FUNCTIONAL_IMAGES) if is_functional(method, options) else data.example()
+    return run_selection(
+        model,
+        example,
+        method,
+        portrait.ratio,
+        portrait.dense.seed,
+        layers=(portrait.layer,),
+        **baseline_options(method),
+        **options,
+    ).kept[portrait.layer]
 
 
 def _in_the_plane(distances: Float[np.ndarray, "n n"]) -> list[list[float]]:

@@ -69,6 +69,14 @@ ABLATIONS = (
 )
 
 
+PORTRAYED = (*LAYERWISE, FUNCTIONAL_CHOICE, "qr")
+"""The choices that a portrait shows, where its profile has them."""
+
+
+CONVOLUTIONS = tuple(f"features.{index}" for index in (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40))
+"""The convolutions of VGG-16."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """A size of the study.
@@ -91,6 +99,8 @@ class Profile:
         whole: companion with dense networks that held no training image out.
         cutout: the same, trained with cutout.
         beyond: companion with what lies beyond the thesis.
+        portraits: convolutions of the first seed that are portrayed; without any, `layer` is, unless there are
+            removals.
     """
 
     dataset: str
@@ -112,6 +122,7 @@ class Profile:
     removal_ratios: tuple[float, ...] = ()
     draws: int = 1
     beyond: str = ""
+    portraits: tuple[str, ...] = ()
 
 
 COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond")
@@ -194,6 +205,7 @@ _BEYOND_QUARTER = replace(
     ablation="",
     longer="",
     beyond="",
+    portraits=CONVOLUTIONS,
 )
 
 
@@ -204,6 +216,7 @@ _BEYOND_CHOICE = replace(
     methods=("random", "merge", *_compensated("random", "merge")),
     removals=("cover", "merge", "functional farthest"),
     removal_ratios=(0.3, 0.5, 0.7, 0.9),
+    portraits=(),
 )
 
 
@@ -236,7 +249,13 @@ PROFILES = {
     "beyond-quarter": _BEYOND_QUARTER,
     "pilot-beyond": replace(_BEYOND_QUARTER, seeds=(10,)),
     "beyond": replace(
-        _BEYOND_QUARTER, width=1.0, seeds=(3, 4, 5), dense=_STUDY.dense, recovery=_STUDY.recovery, draws=5
+        _BEYOND_QUARTER,
+        width=1.0,
+        seeds=(3, 4, 5),
+        dense=_STUDY.dense,
+        recovery=_STUDY.recovery,
+        draws=5,
+        portraits=(),  # at full width they would fill megabytes
     ),
     "quick-beyond": replace(
         _BEYOND_QUARTER,
@@ -267,3 +286,14 @@ def profile(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}: choose from {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+def method_and_options(name: str, search: dict) -> tuple[str, dict]:
+    """Method and options of a variant; a search of diagrams takes its budget from `search`.
+
+    >>> method_and_options("h0", {"generations": 60})
+    ('topological', {'generations': 60, 'dimensions': [0]})
+    """
+    method, options = VARIANTS[name]
+    needs_budget = method == "topological" and options.get("search") not in ("cover", "merge")
+    return method, {**(search if needs_budget else {}), **options}
