@@ -3,21 +3,40 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
-from planted import COST, PROVENANCE, RATIOS, RECIPE, networks, only_trials, planted, portrait, record
+from planted import (
+    COST,
+    METHODS,
+    PROVENANCE,
+    RATIOS,
+    RECIPE,
+    networks,
+    only_trials,
+    planted,
+    portrait,
+    record,
+    without,
+)
+from scipy import stats
 
 from topoprune import study
 from topoprune.report import evidence, figures, tables
+from topoprune.report.frames import NAMES
 from topoprune.study import Dense, Record
 
 FROM_RECORDS = [
+    tables.collapse_table,
+    tables.commits_by_state,
     tables.comparison_table,
     tables.cost_table,
     tables.damage_table,
+    tables.dense_summary,
     tables.dense_table,
     tables.distance_by_layer,
     tables.how_it_was_run,
     tables.commits_table,
+    tables.runs_by_device,
     tables.search_by_layer,
     tables.search_table,
     tables.selection_table,
@@ -55,6 +74,11 @@ def test_nothing_predicts_without_trials(make, records):
     assert table.empty and {"target", "predictor", "effect", "p"} <= set(table.columns)
 
 
+@pytest.mark.parametrize("make", [tables.effect_table, tables.effects_by_target], ids=by_name)
+def test_tables_of_effects_may_be_empty(make):
+    assert make(evidence.predictors([])).empty
+
+
 def test_what_is_quoted_of_no_record_is_said_to_be_none():
     assert tables.mean_accuracy([]) == "not part of this profile"
     assert np.isnan(evidence.findings([])["low_gain"]) and evidence.findings([])["low_seeds"] == 0
@@ -64,13 +88,86 @@ def test_what_is_quoted_of_no_record_is_said_to_be_none():
 
 
 def test_the_thesis_s_table_by_hand():
-    trials = [record("l1", 0.5, seed, test, 30, 0.4, epochs=time) for seed, test, time in ((0, 80, 2), (1, 82, 5))]
-    row = tables.comparison_table([*networks(2), *trials, record("topological", 0.5, 0, 81, 20, 0.1)])
+    runs = ((0, 80, 2), (1, 81, 5), (2, 82, 5))
+    trials = [record("l1", 0.5, seed, test, 30, 0.4, epochs=time) for seed, test, time in runs]
+    row = tables.comparison_table([*networks(3), *trials, record("topological", 0.5, 0, 81, 20, 0.1)])
     assert list(row["method"]) == ["L1", "topological"]
     l1 = row.iloc[0]
-    assert l1["test accuracy (%)"] == "81.00 ± 1.00" and l1["before fine-tuning (%)"] == "60.00 ± 0.00"
-    assert (l1["recovered"], l1["recovery (epochs)"]) == ("1 of 2", "3.5 ± 1.5")
-    assert row.iloc[1]["test accuracy (%)"] == "81.00"  # no standard error of one
+    assert l1["test accuracy (%)"] == "81.00 ± 2.48"  # 4.303 / sqrt(3)
+    assert l1["before fine-tuning (%)"] == "60.00 ± 0.00"
+    assert (l1["recovered"], l1["recovery (epochs)"]) == ("1 of 3", "4.0 ± 4.3")
+    assert row.iloc[1]["test accuracy (%)"] == "81.00"  # no interval of one
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("column, digits", [("test", 2), ("damaged", 1), ("topological distance", 3)])
+def test_one_line_a_method_has_the_means_and_intervals_of_the_trials(seeds, column, digits):
+    records = planted(seeds=seeds)
+    table = tables.by_ratio(records, column, digits)
+    assert list(table.columns) == ["method", *(f"{ratio:g}" for ratio in RATIOS)]
+    assert list(table["method"]) == [NAMES[name] for name in METHODS]
+    frame = tables.trials(records)
+    for method, cells in table.set_index("method").iterrows():
+        for ratio in RATIOS:
+            values = frame[(frame["method"] == method) & (frame["ratio"] == ratio)][column]
+            mean, _, half = cells[f"{ratio:g}"].partition(" ± ")
+            assert float(mean) == pytest.approx(values.mean(), abs=0.6 * 10**-digits)
+            if seeds == 1:
+                assert half == ""
+            else:
+                low, high = stats.t.interval(0.95, seeds - 1, values.mean(), stats.sem(values))
+                assert float(half) == pytest.approx((high - low) / 2, abs=0.6 * 10**-digits)
+
+
+def test_a_method_that_is_not_on_record_at_a_ratio_has_an_empty_cell():
+    table = tables.by_ratio(without(planted(seeds=1), method="l1", ratio=0.8), "test").set_index("method")
+    assert table.loc["L1", "0.8"] == "" and table.loc["L1", "0.5"] and (table.loc["L2"] != "").all()
+
+
+def test_differences_from_rivals_are_signed_and_have_half_of_their_interval():
+    means = evidence.restricted_means(planted(seeds=3, slow=1))
+    table = tables.differences_by_ratio(means).set_index("rival")
+    assert set(table.index) == set(means["rival"]) and table.loc["L1", "0.5"] == "+1.00"  # the same in each network
+    means.loc[means.index[0], ["difference", "low", "high"]] = [-1.0, -3.0, 1.0]
+    first = means.iloc[0]
+    assert tables.differences_by_ratio(means).set_index("rival").loc[first["rival"], "0.5"] == "-1.00 ± 2.00"
+
+
+@pytest.mark.parametrize(
+    "make", [lambda few: tables.by_ratio(few, "test"), tables.selection_by_ratio], ids=["by_ratio", "selection"]
+)
+def test_a_table_by_ratio_of_no_trial_is_empty(make):
+    assert make([]).empty and list(make(networks(1)).columns) == ["method"]
+    assert tables.differences_by_ratio(evidence.restricted_means([])).empty
+
+
+def test_seconds_of_selection_stand_over_those_of_an_epoch():
+    table = tables.selection_by_ratio(planted(seeds=2)).set_index("method")
+    assert list(table.index) == [*(NAMES[name] for name in METHODS), "one epoch of fine-tuning"]
+    assert (table == "1.0").all(axis=None)
+
+
+def test_collapses_are_added_up_over_ratios():
+    records = [*networks(1), *(record("l1", ratio, 0, 80, 1, 0.4, live=0.0) for ratio in RATIOS)]
+    (row,) = tables.collapse_table([*records, record("l2", 0.5, 0, 10, 1, 0.4)]).query("method == 'L1'").itertuples()
+    assert (row.runs, row.collapsed) == (3, 3)
+    counts = tables.collapse_table(planted(seeds=2)).set_index("method")
+    by_ratio = evidence.collapses(planted(seeds=2)).groupby("method")[["runs", "collapsed", "at chance"]].sum()
+    assert counts.loc[by_ratio.index].equals(by_ratio)
+
+
+def test_effects_have_their_interval_in_parentheses():
+    effects = evidence.predictors(planted(seeds=3, link=5))
+    table = tables.effect_table(effects)
+    first = effects.iloc[0]
+    assert table.loc[0, "effect (points)"] == f"{first['effect']:.2f} ({first['low']:.2f} to {first['high']:.2f})"
+    assert table["p"].equals(effects["p"]) and table["error without"].equals(effects["error without"])
+    wide = tables.effects_by_target(effects).set_index("predictor")
+    assert list(wide.columns) == list(effects["target"].unique())
+    for number, row in effects.iterrows():
+        assert wide.loc[row["predictor"], row["target"]] == table.loc[number, "effect (points)"]
+    alone = tables.effect_table(evidence.predictors(planted(seeds=1)))
+    assert not alone["effect (points)"].str.contains("to").any()
 
 
 def test_costs_are_medians_in_percent_of_the_dense_network():
@@ -147,6 +244,16 @@ def test_dense_networks_and_their_mean_in_words():
     assert tables.mean_accuracy([record, other]) == "85.00 % on the test images (mean of 2 networks)"
 
 
+def test_dense_networks_in_short():
+    records = networks(3)
+    for one, test in zip(records, (0.89, 0.90, 0.91), strict=True):
+        one.result["test"] = test
+    (row,) = tables.dense_summary(records).itertuples(index=False)
+    assert tuple(row)[:4] == ("cifar10", 0, 3, "90.00 ± 2.48")
+    other = networks(1, "digits")
+    assert list(tables.dense_summary([*records, *other])["networks"]) == [3, 1]
+
+
 def test_recipes_stand_side_by_side():
     plan = study.profile("study")
     table = tables.recipe_table(plan).set_index("setting")
@@ -160,6 +267,12 @@ def test_coverage_counts_what_is_on_record(monkeypatch):
     for records, l1 in (([], "0 of 2"), (found, "1 of 2")):
         table = tables.coverage("small", records).set_index("method")
         assert table["0.5"].to_dict() == {"L1": l1, "topological": "0 of 2"}
+
+
+def test_coverage_in_short_counts_methods():
+    table = pd.DataFrame({"method": ["a", "b", "c"], "0.5": ["3 of 3", "1 of 3", "3 of 3"], "0.9": ["0 of 3"] * 3})
+    rows = tables.coverage_summary(table).to_numpy().tolist()
+    assert rows == [["0.5", "3 of 3", 2], ["0.5", "1 of 3", 1], ["0.9", "0 of 3", 3]]
 
 
 def test_a_profile_without_methods_has_an_empty_coverage():
@@ -187,6 +300,22 @@ def test_commits_are_listed_and_those_with_uncommitted_changes_are_named():
     assert tables.commit_numbers(records) == {"records": 4, "commits": 2, "dirty": 1}
 
 
+def test_commits_and_runs_in_short():
+    records = [
+        made_from("bbbb", "2026-01-02"),
+        made_from("aaaa-dirty", "2026-01-03"),
+        made_from("aaaa", "2026-01-01"),
+        made_from("aaaa", "2026-01-04"),
+    ]
+    assert tables.commits_by_state(records).to_numpy().tolist() == [
+        ["yes", 2, 3, "2026-01-01", "2026-01-04"],
+        ["no", 1, 1, "2026-01-03", "2026-01-03"],
+    ]
+    (row,) = tables.runs_by_device(records).to_numpy().tolist()
+    assert row == ["Dense", "cpu", 4, 3, "2026-01-01 to 2026-01-04", "0.07"]
+    assert tables.runs_by_device(records[:1])["dates"].item() == "2026-01-02"
+
+
 def test_how_it_was_run_adds_up():
     row = tables.how_it_was_run(networks(3)).iloc[0]
     assert (row["kind"], row["records"], row["minutes"]) == ("Dense", 3, 3.0)
@@ -203,3 +332,7 @@ def test_published_accuracies_stand_as_printed():
     row = table[table["method"] == "FPGM (NNI's comparison, v2.0)"].iloc[0]
     assert (row["pruned (%)"], row["parameters removed (%)"], row["FLOPs removed (%)"]) == (93.59, 50.4, 50.5)
     assert len(table) == 6 * 3 + 9
+    ranges = tables.published_ranges().set_index("method")
+    assert len(ranges) == 8
+    assert ranges.loc["FPGM (NNI's comparison, v2.0)"].to_list() == ["92.98", "50.5 to 95.8", "93.59 to 87.94"]
+    assert ranges.loc["HRank (Lin et al., 2020)"].to_list() == ["93.96", "65.3", "92.34"]

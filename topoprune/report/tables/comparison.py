@@ -1,6 +1,6 @@
 """Tables that compare methods by ratio: accuracy, cost, recovery, damage.
 
-A value after ± is the standard error over dense networks; with one network there is none.
+A value after ± is half of the 95 % t-interval over dense networks; with fewer than three networks there is none.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from topoprune.report.evidence.claims import LEAST_SEEDS
+from topoprune.report.evidence.differences import collapses
+from topoprune.report.evidence.statistics import t_interval
 from topoprune.report.frames import DISTANCE, LAYERWISE_NAMES, NAMES, name_of, network_order, of_kind, trials
 from topoprune.study import Portrait, Record, Trial
 
@@ -20,28 +23,58 @@ _COMPARISON_COLUMNS = (
 def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     """The thesis's table: accuracy, parameters, FLOPs and recovery time by method and ratio.
 
-    Means over dense networks, with the standard error. A run that never recovered counts with all its fine-tuning.
+    Means over dense networks. A run that never recovered counts with all its fine-tuning.
     """
     frame = trials(records)
     rows = [
         {
             "ratio": f"{ratio:g}",
             "method": method,
-            "test accuracy (%)": _mean(group["test"], 2),
-            "before fine-tuning (%)": _mean(group["damaged"], 2),
+            "test accuracy (%)": mean_and_interval(group["test"], 2),
+            "before fine-tuning (%)": mean_and_interval(group["damaged"], 2),
             "parameters (%)": f"{100 * group['parameters'].mean():.1f}",
             "FLOPs (%)": f"{100 * group['flops'].mean():.1f}",
-            "recovery (epochs)": _mean(group["recovery epochs"], 1),
-            "recovery (s)": _mean(group["recovery seconds"], 0),
-            "recovery area (%)": _mean(group["recovery area"], 1),
+            "recovery (epochs)": mean_and_interval(group["recovery epochs"], 1),
+            "recovery (s)": mean_and_interval(group["recovery seconds"], 0),
+            "recovery area (%)": mean_and_interval(group["recovery area"], 1),
             "recovered": f"{int(group['recovered'].sum())} of {len(group)}",
-            "selection (s)": _mean(group["selection seconds"], 1),
+            "selection (s)": mean_and_interval(group["selection seconds"], 1),
         }
         for (ratio, method), group in frame.groupby(["ratio", "method"], sort=True)
     ]
     table = pd.DataFrame(rows, columns=[*_COMPARISON_COLUMNS])
     order = table["method"].map(list(NAMES.values()).index)
     return table.assign(order=order).sort_values(["ratio", "order"]).drop(columns="order")
+
+
+def mean_and_interval(values: pd.Series, digits: int) -> str:
+    """Mean and half of the 95 % t-interval, as text; the mean alone of fewer than `LEAST_SEEDS` values.
+
+    >>> mean_and_interval(pd.Series([1.0, 2.0, 3.0]), 1)
+    '2.0 ± 2.5'
+    """
+    if len(values) < LEAST_SEEDS:
+        return f"{values.mean():.{digits}f}"
+    low, high = t_interval(values)
+    return f"{values.mean():.{digits}f} ± {np.nan_to_num(high - low) / 2:.{digits}f}"
+
+
+def by_ratio(records: Sequence[Record], column: str, digits: int = 2) -> pd.DataFrame:
+    """Mean of one column of `frames.trials`: a line for each method, a column for each ratio."""
+    cells = trials(records).groupby(["method", "ratio"])[column]
+    return _methods_by_ratio(cells.agg(lambda values: mean_and_interval(values, digits)))
+
+
+def differences_by_ratio(differences: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
+    """The same for differences from rivals, such as `evidence.restricted_means`, with half of their interval."""
+    frame = differences.rename(columns={"rival": "method"}).set_index(["method", "ratio"])
+    halves = (frame["high"] - frame["low"]) / 2
+    cells = [
+        f"{difference:+.{digits}f}" + ("" if np.isnan(half) else f" ± {half:.{digits}f}")
+        for difference, half in zip(frame["difference"], halves, strict=True)
+    ]
+    table = _methods_by_ratio(pd.Series(cells, index=frame.index, dtype=object))
+    return table.rename(columns={"method": "rival"})
 
 
 def method_table(records: Sequence[Record], columns: Sequence[str]) -> pd.DataFrame:
@@ -80,6 +113,24 @@ def selection_table(records: Sequence[Record]) -> pd.DataFrame:
     table = frame.groupby(["ratio", "method"])[list(columns)].median().rename(columns=columns).reset_index()
     table.insert(4, "selection (epochs)", table["selection (s)"] / table["epoch of fine-tuning (s)"])
     return table
+
+
+def selection_by_ratio(records: Sequence[Record]) -> pd.DataFrame:
+    """Median seconds of selection by method and ratio; the last line is one epoch of fine-tuning."""
+    frame = trials(records)
+    table = _methods_by_ratio(
+        frame.groupby(["method", "ratio"])["selection seconds"].median().map("{:.1f}".format).astype(object)
+    )
+    if len(table):
+        epochs = frame.groupby("ratio")["epoch seconds"].median()
+        table.loc[len(table)] = ["one epoch of fine-tuning", *epochs.map("{:.1f}".format)]
+    return table
+
+
+def collapse_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Runs of each method over all ratios, those with a collapsed layer, and those at chance."""
+    counts = collapses(records).drop(columns="ratio").groupby("method").sum()
+    return counts.reindex([name for name in NAMES.values() if name in counts.index]).reset_index(names="method")
 
 
 def damage_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -141,10 +192,16 @@ def shared_choices(portrait: Record[Portrait]) -> pd.DataFrame:
     return pd.DataFrame(shares).round(0).astype(int).reset_index(names="method")
 
 
-def _mean(values: pd.Series, digits: int) -> str:
-    if len(values) < 2:
-        return f"{values.mean():.{digits}f}"
-    return f"{values.mean():.{digits}f} ± {values.sem():.{digits}f}"
+def _methods_by_ratio(cells: pd.Series) -> pd.DataFrame:
+    """A line for each method in the book's order, a column for each ratio; empty where nothing is on record.
+
+    Args:
+        cells: text, indexed by method and ratio.
+    """
+    table = cells.unstack("ratio").fillna("")
+    table = table.reindex([name for name in NAMES.values() if name in table.index])
+    table.columns = [f"{ratio:g}" for ratio in table.columns]
+    return table.reset_index(names="method")
 
 
 def _means_by_dimension(layers: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from topoprune.report.frames import of_kind, trials, typed_frame
+from topoprune.report.tables.comparison import mean_and_interval
 from topoprune.study import Dense, Profile, Record
 
 _DENSE_COLUMNS = {
@@ -40,6 +41,23 @@ def dense_table(records: Sequence[Record]) -> pd.DataFrame:
         for record in of_kind(records, Dense)
     ]
     return typed_frame(rows, _DENSE_COLUMNS)
+
+
+def dense_summary(records: Sequence[Record]) -> pd.DataFrame:
+    """The dense networks: one row for each data set and cutout, means over networks as in `mean_and_interval`."""
+    columns = ["data set", "cutout", "networks", "test accuracy (%)", "validation accuracy (%)", "training (min)"]
+    rows = [
+        {
+            "data set": dataset,
+            "cutout": cutout,
+            "networks": len(group),
+            "test accuracy (%)": mean_and_interval(group["test accuracy (%)"], 2),
+            "validation accuracy (%)": mean_and_interval(group["validation accuracy (%)"], 2),
+            "training (min)": f"{group['training (min)'].mean():.1f}",
+        }
+        for (dataset, cutout), group in dense_table(records).groupby(["data set", "cutout"], sort=False)
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def mean_accuracy(records: Sequence[Record]) -> str:

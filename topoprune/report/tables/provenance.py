@@ -9,6 +9,7 @@ from topoprune.study import Record, trial_specs
 from topoprune.study.trial import spec_key
 
 _RUN_COLUMNS = ("kind", "device", "date", "commit", "Python", "torch")
+_ORIGIN = ("device", "date", "commit", "seconds")
 
 
 def coverage(profile: str, records: Sequence[Record], seeds: Sequence[int] | None = None) -> pd.DataFrame:
@@ -23,6 +24,13 @@ def coverage(profile: str, records: Sequence[Record], seeds: Sequence[int] | Non
     cells = counts.sum().astype(int).astype(str) + " of " + counts.size().astype(str)
     table = cells.unstack("ratio")
     return table[sorted(table.columns, key=float)].reset_index()
+
+
+def coverage_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `coverage` in short: how many methods have so many of their dense networks on record, by ratio."""
+    cells = table.melt("method", var_name="ratio", value_name="dense networks on record")
+    counts = cells.groupby(["ratio", "dense networks on record"], sort=False)["method"]
+    return counts.size().reset_index(name="methods")
 
 
 def how_it_was_run(records: Sequence[Record]) -> pd.DataFrame:
@@ -43,6 +51,37 @@ def how_it_was_run(records: Sequence[Record]) -> pd.DataFrame:
     table = frame.groupby(list(_RUN_COLUMNS)).agg(records=("seconds", "size"), minutes=("seconds", "sum"))
     table["minutes"] = (table["minutes"] / 60).round(1)
     return table.reset_index()
+
+
+def runs_by_device(records: Sequence[Record]) -> pd.DataFrame:
+    """`how_it_was_run` in short: one row for each kind of record and device.
+
+    Returns:
+        kind, device, records, commits (how many states of the code), dates (first to last), hours.
+    """
+    rows = [
+        {"kind": type(record.spec).__name__, **{name: record.provenance[name] for name in _ORIGIN}}
+        for record in records
+    ]
+    frame = typed_frame(rows, {**dict.fromkeys(("kind", *_ORIGIN), "object"), "seconds": "float64"})
+    groups = frame.groupby(["kind", "device"])
+    table = groups.agg(records=("commit", "size"), commits=("commit", "nunique"))
+    first, last = groups["date"].min(), groups["date"].max()
+    table["dates"] = first.where(first == last, first + " to " + last)
+    table["hours"] = (groups["seconds"].sum() / 3600).map("{:.2f}".format)
+    return table.reset_index()
+
+
+def commits_by_state(records: Sequence[Record]) -> pd.DataFrame:
+    """`commits_table` in short: commits and records of clean working trees, and of those with uncommitted changes."""
+    groups = commits_table(records).groupby("clean", sort=False)
+    columns = {
+        "commits": ("commit", "size"),
+        "records": ("records", "sum"),
+        "from": ("from", "min"),
+        "to": ("to", "max"),
+    }
+    return groups.agg(**columns).reset_index()
 
 
 def commits_table(records: Sequence[Record]) -> pd.DataFrame:
