@@ -8,7 +8,6 @@ from matplotlib.collections import LineCollection
 from planted import LAYERS, METHODS, RATIOS, networks, only_trials, planted, portrait, record
 
 from topoprune.report import figures, tables
-from topoprune.report.figures.main_figure import main_figure
 from topoprune.report.frames import NAMES, recovery_frame, trials
 
 NAMES_HERE = {NAMES[name] for name in METHODS}
@@ -85,7 +84,7 @@ def test_accuracy_by_cost_has_ticks_at_what_layerwise_methods_leave_and_publishe
 
 
 def test_the_main_figure_draws_differences_from_random_removal_network_by_network(records):
-    before, after = main_figure(records).axes
+    before, after = figures.main_figure(records).axes
     assert {text.get_text() for text in before.get_legend().get_texts()} == NAMES_HERE - {
         NAMES["magnitude"],
         NAMES["taylor"],
@@ -94,7 +93,7 @@ def test_the_main_figure_draws_differences_from_random_removal_network_by_networ
     differences = wide["topological"] - wide["random"]
     drawn = np.concatenate(drawn_lines(after))
     assert set(differences.round(9)) | set(differences.groupby("ratio").mean().round(9)) <= set(drawn.round(9))
-    assert main_figure(networks(2)).data.empty
+    assert figures.main_figure(networks(2)).data.empty
 
 
 def test_training_curves_draw_validation_and_test(records):
@@ -156,6 +155,8 @@ def test_layers_are_mapped_with_their_means(records, column):
     drawn = figure.axes[0].collections[0].get_array().reshape(len(METHODS), len(LAYERS))
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [NAMES[name] for name in METHODS]
     assert [axes.get_title() for axes in figure.axes[: len(RATIOS)]] == [f"ratio {ratio:g}" for ratio in RATIOS]
+    scale = figure.axes[len(RATIOS)].child_axes[0]
+    assert scale.get_xlabel() == column and len(figure.axes) == len(RATIOS) + 1
     means = figure.data[figure.data["ratio"] == RATIOS[0]].groupby(["method", "layer"])[column].mean()
     np.testing.assert_allclose(drawn[1], means["L1"])
 
@@ -215,14 +216,39 @@ def test_convergence_has_a_line_for_each_layer(records):
 
 def test_a_portrait_s_diagrams_and_bars():
     diagrams = figures.persistence_diagrams(portrait())
-    assert [axes.get_title() for axes in diagrams.axes] == ["L1", "topological", "", ""]
+    assert [axes.get_title() for axes in diagrams.axes] == ["L1, H1", "topological, H1", "H0"]
     whole, kept = diagrams.axes[0].collections
-    assert len(whole.get_offsets()) == 2 and kept.get_offsets().tolist() == [[0, 3]]
+    assert whole.get_offsets().tolist() == [[1, 2]] and len(kept.get_offsets()) == 0
+    deaths = diagrams.axes[2]
+    assert [label.get_text() for label in deaths.get_yticklabels()] == ["whole layer", "L1", "topological"]
+    dots = [part.get_offsets()[:, 0].tolist() for part in deaths.collections]
+    assert dots == [[1, 3], [3], [1]]
     assert len(diagrams.data) == 5
     bars = figures.barcodes(portrait())
-    assert [axes.get_title() for axes in bars.axes[:3]] == ["whole layer", "L1", "topological"]
+    titles = [axes.get_title() for axes in bars.axes]
+    assert titles == [f"{name}, H{d}" for name in ("whole layer", "L1", "topological") for d in (0, 1)]
     longest = bars.axes[0].collections[0].get_segments()[0]
     assert longest.tolist() == [[0, 0], [3, 0]]
+
+
+@pytest.mark.parametrize("ratios", [1, 2, 3, 4, 5])
+def test_panels_stand_two_side_by_side_and_the_legend_covers_none(ratios):
+    """An odd number of panels leaves the last place to the legend; otherwise it is below them."""
+    trials = [
+        record(name, 0.5 + ratio / 20, 0, 80, 1, 0.5) for ratio in range(ratios) for name in ("l1", "fpgm", "pointed")
+    ]
+    figure = figures.recovery_curves([*networks(1), *trials])
+    figure.draw_without_rendering()
+    (shared,) = figure.legends
+    box = shared.get_window_extent()
+    assert len(figure.axes) == ratios and figure.get_figwidth() < 7
+    assert not any(axes.get_legend() for axes in figure.axes)
+    parts = [
+        part for axes in figure.axes for part in (axes.bbox, axes.xaxis.get_tightbbox(), axes.title.get_window_extent())
+    ]
+    assert not any(box.overlaps(part) for part in parts)
+    assert len({round(axes.get_position().x0, 2) for axes in figure.axes}) == min(ratios, 2)
+    assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= figure.bbox.y0
 
 
 def test_the_plane_shows_what_each_method_keeps():

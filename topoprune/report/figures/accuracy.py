@@ -8,11 +8,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from topoprune.report.evidence.differences import GLOBAL, TOPOLOGICAL, ablations, accuracy_equivalence
 from topoprune.report.evidence.recovery import survival
 from topoprune.report.evidence.statistics import MARGIN, t_interval
 from topoprune.report.figures.drawing import COLOURS, MARKERS, by_method, draw_means, finished, without_records
+from topoprune.report.figures.panels import WIDTH, label_outer, panels, shared_legend
 from topoprune.report.frames import (
     LAYERWISE_NAMES,
     dense_accuracy,
@@ -37,7 +39,7 @@ def training_curves(records: Sequence[Record]) -> Figure:
     frame = typed_frame(rows, {"epoch": "int64", "accuracy (%)": "float64", "split": "object", "seed": "int64"})
     if frame.empty:
         return without_records(frame)
-    figure, axes = plt.subplots(figsize=(6.4, 3.8))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     sns.lineplot(
         frame,
         x="epoch",
@@ -57,13 +59,12 @@ def accuracy_by_ratio(records: Sequence[Record]) -> Figure:
     frame = trials(records)
     if frame.empty:
         return without_records(frame)
-    figure, both = plt.subplots(1, 2, figsize=(11, 4), sharex=True)
+    figure, both = panels(2, height=3.0, legend_height=1.1, sharex=True)
     for axes, column, title in zip(both, ("damaged", "test"), ("before fine-tuning", "after fine-tuning"), strict=True):
         draw_means(frame, "ratio", column, axes)
-        axes.set(title=title, xlabel="pruning ratio", ylabel="test accuracy (%)")
+        axes.set(title=title, xlabel="pruning ratio", ylabel="test accuracy (%)" if column == "damaged" else "")
         axes.axhline(dense_accuracy(records), color="grey", linestyle=":", linewidth=1)
-    both[0].get_legend().remove()
-    sns.move_legend(both[1], "upper left", bbox_to_anchor=(1, 1))
+    shared_legend(figure, both)
     return finished(figure, frame)
 
 
@@ -76,7 +77,7 @@ def accuracy_by_cost(records: Sequence[Record]) -> Figure:
     if frame.empty:
         return without_records(frame)
     dense = of_kind(records, Dense)[0].spec
-    figure, both = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
+    figure, both = panels(2, height=3.6, legend_height=1.2, sharey=True)
     for axes, column, title in zip(both, ("parameters", "flops"), ("parameters", "FLOPs"), strict=True):
         # Global criteria leave every network its own share, so draw their points at the mean.
         frame[f"{column} %"] = 100 * frame.groupby(["method", "ratio"])[column].transform("mean")
@@ -86,8 +87,7 @@ def accuracy_by_cost(records: Sequence[Record]) -> Figure:
         axes.axhline(dense_accuracy(records), color="grey", linestyle=":", linewidth=1)
         if dense.dataset == "cifar10" and dense.width == 1:
             _draw_published(axes, f"{title} removed (%)")
-    both[0].get_legend().remove()
-    both[1].legend(bbox_to_anchor=(1, 1), loc="upper left")
+    shared_legend(figure, both)
     return finished(figure, frame)
 
 
@@ -96,23 +96,9 @@ def recovery_curves(records: Sequence[Record]) -> Figure:
     frame = recovery_frame(records)
     if frame.empty:
         return without_records(frame)
-    grid = sns.relplot(
-        frame,
-        x="epoch",
-        y="test accuracy (%)",
-        **by_method(frame),
-        col="ratio",
-        kind="line",
-        errorbar="se",
-        markers=MARKERS,
-        dashes=False,
-        height=3.2,
-        aspect=1.1,
-        col_wrap=min(2, frame["ratio"].nunique()),
-        facet_kws={"sharey": False},
-    )
-    grid.set_titles("ratio {col_name:g}")
-    return finished(grid.figure, frame)
+    figure, axes = _draw_by_epoch(frame, "test accuracy (%)", errorbar="se", markers=MARKERS, dashes=False)
+    label_outer(axes, "epoch", "test accuracy (%)")
+    return finished(figure, frame)
 
 
 def survival_curves(records: Sequence[Record]) -> Figure:
@@ -120,22 +106,11 @@ def survival_curves(records: Sequence[Record]) -> Figure:
     frame = survival(records)
     if frame.empty:
         return without_records(frame)
-    grid = sns.relplot(
-        frame,
-        x="epoch",
-        y="share",
-        **by_method(frame),
-        col="ratio",
-        kind="line",
-        drawstyle="steps-post",
-        errorbar=None,
-        height=3,
-        aspect=1.1,
-        col_wrap=min(3, frame["ratio"].nunique()),
-    )
-    grid.set(ylim=(-0.05, 1.05)).set_titles("ratio {col_name:g}")
-    grid.set_axis_labels("epoch of fine-tuning", "not recovered yet")
-    return finished(grid.figure, frame)
+    figure, axes = _draw_by_epoch(frame, "share", errorbar=None, drawstyle="steps-post")
+    for panel in axes:
+        panel.set_ylim(-0.05, 1.05)
+    label_outer(axes, "epoch of fine-tuning", "not recovered yet")
+    return finished(figure, frame)
 
 
 def difference_plot(records: Sequence[Record], margin: float = MARGIN) -> Figure:
@@ -148,7 +123,7 @@ def difference_plot(records: Sequence[Record], margin: float = MARGIN) -> Figure
     frame = accuracy_equivalence(records, second=layerwise)
     if frame.empty:
         return without_records(frame)
-    figure, axes = plt.subplots(figsize=(7.4, 4))
+    figure, (axes,) = panels(1, height=4.0, legend_height=0.5)
     axes.axhspan(-margin, margin, color="lightgrey", alpha=0.5, linewidth=0)
     axes.axhline(0, color="grey", linewidth=0.8)
     ratios = sorted(frame["ratio"].unique())
@@ -170,7 +145,7 @@ def difference_plot(records: Sequence[Record], margin: float = MARGIN) -> Figure
         xlabel="pruning ratio",
         ylabel="difference (points)",
     )
-    axes.legend(bbox_to_anchor=(1, 1), loc="upper left")
+    shared_legend(figure, [axes])
     return finished(figure, frame)
 
 
@@ -179,7 +154,7 @@ def ablation_plot(records: Sequence[Record]) -> Figure:
     frame = ablations(records)
     if frame.empty:
         return without_records(frame)
-    figure, axes = plt.subplots(figsize=(7.4, 0.36 * len(frame) + 1.4))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * len(frame) + 1.4))
     axes.axvspan(-MARGIN, MARGIN, color="lightgrey", alpha=0.5, linewidth=0)
     axes.axvline(0, color="grey", linewidth=0.8)
     bars = np.nan_to_num([frame["accuracy"] - frame["low"], frame["high"] - frame["accuracy"]])
@@ -195,7 +170,7 @@ def selection_cost(records: Sequence[Record]) -> Figure:
     if frame.empty:
         return without_records(frame)
     order = methods_in(frame)
-    figure, axes = plt.subplots(figsize=(7.4, 0.4 * len(order) + 1.2))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.4 * len(order) + 1.2))
     sns.stripplot(
         frame,
         x="selection seconds",
@@ -215,11 +190,24 @@ def selection_cost(records: Sequence[Record]) -> Figure:
             xycoords=axes.get_xaxis_transform(),
             ha="center",
             va="bottom",
+            rotation=90,
             fontsize="small",
             color="grey",
         )
     axes.set(xscale="log", ylabel="")
     return finished(figure, frame)
+
+
+def _draw_by_epoch(frame: pd.DataFrame, column: str, **look) -> tuple[Figure, list[Axes]]:
+    """Lines of all methods by epoch, one panel for each ratio."""
+    ratios = sorted(frame["ratio"].unique())
+    figure, axes = panels(len(ratios), height=2.8, legend_height=1.2)
+    for panel, ratio in zip(axes, ratios, strict=True):
+        sns.lineplot(frame[frame["ratio"] == ratio], x="epoch", y=column, **by_method(frame), **look, ax=panel)
+        panel.set_title(f"ratio {ratio:g}")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    shared_legend(figure, axes)
+    return figure, axes
 
 
 def _tick_layerwise_shares(axes: Axes, frame: pd.DataFrame, column: str) -> None:
@@ -242,4 +230,3 @@ def _draw_published(axes: Axes, removed: str) -> None:
         zorder=3,
         label="published (see text)",
     )
-    axes.legend()

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from topoprune.report.evidence.explanation import adjusted
 from topoprune.report.figures.drawing import MARKERS, by_method, finished, without_records
+from topoprune.report.figures.panels import panels, shared_legend
 from topoprune.report.frames import DISTANCE, layer_frame, methods_in, trials
 from topoprune.study import Record
 
@@ -23,21 +25,24 @@ def layer_map(records: Sequence[Record], column: str) -> Figure:
     frame = layer_frame(records).dropna(subset=[column])
     if frame.empty:
         return without_records(frame)
-    ratios = sorted(frame["ratio"].unique())
-    figure, panels = plt.subplots(1, len(ratios), figsize=(3.2 * len(ratios) + 1.6, 3.6), sharey=True, squeeze=False)
+    ratios, methods = sorted(frame["ratio"].unique()), methods_in(frame)
     scale = _scale(frame[column], column)
-    for axes, ratio in zip(panels[0], ratios, strict=True):
+    figure, axes = panels(len(ratios) + 1, height=0.25 * len(methods) + 0.7)  # the last is the scale's
+    for number, (panel, ratio) in enumerate(zip(axes[:-1], ratios, strict=True)):
         part = frame[frame["ratio"] == ratio].pivot_table(index="method", columns="layer", values=column, sort=False)
-        part = part.reindex(methods_in(frame))  # the panels share their rows: blank where none is on record
+        part = part.reindex(methods)  # the panels share their rows: blank where none is on record
         sns.heatmap(
             part.clip(lower=scale.vmin) if isinstance(scale, LogNorm) else part,
             norm=scale,
             cmap="viridis",
-            ax=axes,
-            cbar=ratio == ratios[-1],
-            cbar_kws={"label": column},
+            ax=panel,
+            cbar=False,
+            xticklabels=3,
+            yticklabels=number % 2 == 0,
         )
-        axes.set(title=f"ratio {ratio:g}", xlabel="convolution", ylabel="")
+        panel.set(title=f"ratio {ratio:g}", xlabel="convolution", ylabel="")
+        panel.tick_params(labelsize="small", rotation=0)
+    _draw_scale(axes[-1], scale, column)
     return finished(figure, frame)
 
 
@@ -46,7 +51,7 @@ def damage_against_recovery(records: Sequence[Record]) -> Figure:
     frame = trials(records)
     if frame.empty:
         return without_records(frame)
-    figure, both = plt.subplots(1, 2, figsize=(9.6, 4), sharex=True)
+    figure, both = panels(2, height=3.2, legend_height=1.9, sharex=True)
     for axes, column, title in zip(both, ("damaged", "test"), ("before fine-tuning", "after fine-tuning"), strict=True):
         sns.scatterplot(
             frame,
@@ -57,10 +62,9 @@ def damage_against_recovery(records: Sequence[Record]) -> Figure:
             markers=MARKERS,
             sizes=(30, 120),
             ax=axes,
-            legend=axes is both[1],
         )
-        axes.set(title=title, ylabel="test accuracy (%)")
-    sns.move_legend(both[1], "upper left", bbox_to_anchor=(1, 1))
+        axes.set(title=title, ylabel="test accuracy (%)" if column == "damaged" else "")
+    shared_legend(figure, both)
     return finished(figure, frame)
 
 
@@ -69,14 +73,23 @@ def partial_effect(records: Sequence[Record]) -> Figure:
     frame = adjusted(records, DISTANCE)
     if frame.empty:
         return without_records(frame)
-    figure, both = plt.subplots(1, 2, figsize=(9.6, 4))
+    figure, both = panels(2, height=3.2, legend_height=1.2)
     for axes, column in zip(both, ("damage", "recovery area"), strict=True):
-        sns.scatterplot(
-            frame, x=DISTANCE, y=column, **by_method(frame), markers=MARKERS, ax=axes, legend=axes is both[1]
-        )
-        axes.set(xlabel=f"{DISTANCE}, adjusted", ylabel=f"{column} (points), adjusted")
-    sns.move_legend(both[1], "upper left", bbox_to_anchor=(1, 1))
+        sns.scatterplot(frame, x=DISTANCE, y=column, **by_method(frame), markers=MARKERS, ax=axes)
+        axes.set(title=column, xlabel=f"{DISTANCE},\nadjusted", ylabel="points, adjusted" if column == "damage" else "")
+    shared_legend(figure, both)
     return finished(figure, frame)
+
+
+def _draw_scale(axes: Axes, scale: Normalize, label: str) -> None:
+    """The colours of a map, in a panel of their own."""
+    axes.set_axis_off()
+    axes.figure.colorbar(
+        ScalarMappable(scale, "viridis"),
+        cax=axes.inset_axes((0.1, 0.55, 0.8, 0.1)),
+        orientation="horizontal",
+        label=label,
+    )
 
 
 def _scale(values: pd.Series, column: str) -> Normalize:

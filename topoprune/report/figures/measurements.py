@@ -7,6 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from topoprune.report.figures.drawing import finished
+from topoprune.report.figures.panels import WIDTH, label_outer, panels, shared_legend
 
 
 def bench_growth(measured: dict) -> Figure:
@@ -16,32 +17,22 @@ def bench_growth(measured: dict) -> Figure:
     rows["size"] = [row[row["varied"]] for _, row in rows.iterrows()]
     names = {"n": "filters", "k": "kept filters", "population": "population"}
     rows["varied"] = rows["varied"].map(names)
-    grid = sns.relplot(
-        rows,
-        x="size",
-        y="ms",
-        hue="fitness",
-        style="fitness",
-        col="varied",
-        kind="line",
-        markers=True,
-        dashes=False,
-        height=3,
-        aspect=1,
-        facet_kws={"sharex": False},
-    )
-    grid.set(xscale="log", yscale="log").set_titles("{col_name}")
-    grid.set_axis_labels("", "ms an evaluation")
-    for axes, (_, panel) in zip(grid.axes.flat, rows.groupby("varied", sort=False), strict=True):
-        sizes = sorted(panel["size"].unique())[::2]
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.minorticks_off()
-    return finished(grid.figure, rows)
+    figure, axes = panels(rows["varied"].nunique(), height=2.8)
+    for panel, (varied, part) in zip(axes, rows.groupby("varied", sort=False), strict=True):
+        sns.lineplot(part, x="size", y="ms", hue="fitness", style="fitness", markers=True, dashes=False, ax=panel)
+        panel.set(xscale="log", yscale="log", title=varied)
+        sizes = sorted(part["size"].unique())[::2]
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.tick_params(axis="x", labelsize="small")
+        panel.minorticks_off()
+    shared_legend(figure, axes, title="fitness")
+    label_outer(axes, "", "ms an evaluation")
+    return finished(figure, rows)
 
 
 def engine_operations(measured: dict) -> Figure:
     """Shares of a training step by family of operations."""
-    figure, axes = plt.subplots(figsize=(7.4, 3.6))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
     rows = pd.DataFrame(measured["operations"])
     sns.barplot(rows, x="share (%)", y="family", color="C0", ax=axes)
     axes.set(xlabel="share of a step (%)", ylabel="")
@@ -55,7 +46,7 @@ def engine_removal(measured: dict) -> Figure:
     multiples = sorted(rows["multiple"].unique())
     lines = pd.concat([rows[rows["ratio"] > 0], *(dense.assign(multiple=m) for m in multiples)], ignore_index=True)
     lines["kept filters"] = lines["multiple"].map(lambda m: f"multiples of {m}" if m > 1 else "as they come")
-    figure, axes = plt.subplots(figsize=(7.4, 4))
+    figure, axes = plt.subplots(figsize=(WIDTH, 4))
     sns.lineplot(
         lines.sort_values(["multiple", "FLOPs (%)"]),
         x="FLOPs (%)",
@@ -79,7 +70,7 @@ def engine_growth(measured: dict) -> Figure:
     """Time of a training step and memory against the width."""
     rows = pd.DataFrame(measured["growth"]).astype({"peak MiB": float})
     rows = rows[rows["varied"] == "width"]
-    figure, both = plt.subplots(1, 2, figsize=(8.8, 3.6))
+    figure, both = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
     for axes, column in zip(both, ("ms a step", "peak MiB"), strict=True):
         sns.lineplot(rows, x="width", y=column, marker="o", ax=axes)
         axes.set(xscale="log", yscale="log", xlabel="width")

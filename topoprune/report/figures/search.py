@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from topoprune.report.evidence.differences import SAME_FITNESS, TOPOLOGICAL
 from topoprune.report.figures.drawing import finished, without_records
+from topoprune.report.figures.panels import WIDTH, label_outer, panels, shared_legend
 from topoprune.report.frames import NAMES, name_of, network_order, of_kind, typed_frame
 from topoprune.study import Record, Trial
 
@@ -36,23 +37,23 @@ def convergence(records: Sequence[Record]) -> Figure:
     frame = pd.DataFrame(rows, columns=columns)
     if frame.empty:
         return without_records(frame)
-    grid = sns.relplot(
-        frame,
-        x="generation",
-        y="best fitness (share of the first)",
-        hue="layer",
-        hue_order=sorted(frame["layer"].unique(), key=network_order),
-        col="ratio",
-        kind="line",
-        errorbar=None,
-        col_order=sorted(frame["ratio"].unique(), key=float),
-        palette="viridis",
-        height=3.2,
-        aspect=1.1,
-        col_wrap=min(2, frame["ratio"].nunique()),
-    )
-    grid.set_titles("ratio {col_name}")
-    return finished(grid.figure, frame)
+    ratios = sorted(frame["ratio"].unique(), key=float)
+    figure, axes = panels(len(ratios), height=2.8, legend_height=1.4, sharex=True)
+    for panel, ratio in zip(axes, ratios, strict=True):
+        sns.lineplot(
+            frame[frame["ratio"] == ratio],
+            x="generation",
+            y="best fitness (share of the first)",
+            hue="layer",
+            hue_order=sorted(frame["layer"].unique(), key=network_order),
+            palette="viridis",
+            errorbar=None,
+            ax=panel,
+        )
+        panel.set_title(f"ratio {ratio}")
+    shared_legend(figure, axes, columns=3)
+    label_outer(axes, "generation", "best fitness")
+    return finished(figure, frame)
 
 
 def searches(records: Sequence[Record]) -> Figure:
@@ -60,10 +61,10 @@ def searches(records: Sequence[Record]) -> Figure:
     frame = _fitness_by_search(records)
     if frame.empty:
         return without_records(frame)
-    figure, axes = plt.subplots(figsize=(7.4, 0.5 * frame["search"].nunique() + 1.4))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.5 * frame["search"].nunique() + 1.4))
     sns.stripplot(frame, x="relative fitness", y="search", hue="search", legend=False, ax=axes)
     axes.axvline(1, color="grey", linewidth=0.8)
-    axes.set(xscale="log", xlabel="fitness found, relative to the genetic algorithm's (lower is better)", ylabel="")
+    axes.set(xscale="log", xlabel="fitness found, genetic algorithm: 1 (lower is better)", ylabel="")
     return finished(figure, frame)
 
 
@@ -75,7 +76,7 @@ def search_courses(records: Sequence[Record]) -> Figure:
     frame = _fitness_by_evaluations(records)
     if frame.empty:
         return without_records(frame)
-    figure, axes = plt.subplots(figsize=(7.4, 3.8))
+    figure, (axes,) = panels(1, height=3.6, legend_height=0.5)
     sns.lineplot(
         frame,
         x="share of its evaluations",
@@ -86,7 +87,8 @@ def search_courses(records: Sequence[Record]) -> Figure:
         errorbar=("pi", 50),
         ax=axes,
     )
-    axes.set(ylabel="best fitness (the genetic algorithm's last: 1)")
+    axes.set(ylabel="best fitness (genetic, last: 1)")
+    shared_legend(figure, [axes])
     return finished(figure, frame)
 
 
