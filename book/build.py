@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
 MOST_PROCESSES = 8
-LONGEST = ("own", "beyond", "explain", "comparison")
+LONGEST = ("own", "beyond", "intro", "explain", "comparison")
 """Chapters that take longest. They are begun first, so that no core is idle at the end."""
 
 
@@ -54,7 +54,7 @@ def main() -> None:
 def chapters(root: Path = ROOT) -> list[Path]:
     """The notebooks that `_toc.yml` lists, in its order, relative to the root."""
     toc = yaml.safe_load((root / "_toc.yml").read_text())
-    entries = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    entries = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
     return [Path(entry + ".ipynb") for entry in entries if (root / (entry + ".ipynb")).exists()]
 
 

@@ -54,14 +54,12 @@ def test_the_readme_s_example_runs_on_a_small_network(capsys):
     assert names["result"].after.parameters < names["result"].before.parameters
 
 
-def test_the_readme_s_figures_show_the_committed_records(tmp_path, monkeypatch):
+def test_the_readme_s_figures_show_the_committed_records(tmp_path):
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("main_figure", ROOT / "book" / "main_figure.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setenv("TOPOPRUNE_RESULTS", "")  # `draw` sets both
-    monkeypatch.setenv("TOPOPRUNE_NO_RUN", "")
     module.draw(tmp_path)
     for name in module.FIGURES:
         assert (tmp_path / name).read_bytes() == (ROOT / "book" / "_static" / name).read_bytes(), "make figure"

@@ -19,7 +19,7 @@ def published(monkeypatch):
     return study.records("study", [*study.dense_specs("study"), *study.trial_specs("study")])
 
 
-def test_what_the_front_page_and_our_reading_say_is_on_record(published):
+def test_what_the_readme_and_our_reading_say_is_on_record(published):
     """Random removal ends within a tenth of a point of the topological pruner, in the mean over the ratios."""
     table = evidence.accuracy_equivalence(published, second=["random", *evidence.RIVALS])
     mean = table.groupby("rival")["difference"].mean()
@@ -27,7 +27,7 @@ def test_what_the_front_page_and_our_reading_say_is_on_record(published):
     assert mean[list(evidence.RIVALS)].mean() == pytest.approx(0.5, abs=0.05)
 
 
-def test_what_the_front_page_says_beyond_the_thesis_is_on_record(published):
+def test_what_the_readme_says_beyond_the_thesis_is_on_record(published):
     """Points at ratio 0.5 after fine-tuning, and accuracy before it, of four networks."""
     records = study.companion_records("study", "beyond")
     after = frames.trials(records).groupby(["method", "ratio"])["test"].agg(["mean", "count"]).xs(0.5, level="ratio")

@@ -8,6 +8,7 @@ from topoprune.study.execution import run
 from topoprune.study.grid import (
     RunError,
     companion_records,
+    published_records,
     records,
     records_of_profiles,
     records_store,
@@ -46,6 +47,7 @@ __all__ = [
     "load_data",
     "portrait_spec",
     "profile",
+    "published_records",
     "records",
     "records_of_profiles",
     "records_store",

@@ -17,7 +17,7 @@ from topoprune.study.plans import companion_specs, describe, specs
 from topoprune.study.provenance import PUBLISHED, commit, require_clean
 from topoprune.study.run_folder import discard_run, run_folder
 from topoprune.study.store import Store
-from topoprune.study.trial import Dense, Record, Spec, spec_key
+from topoprune.study.trial import Dense, Portrait, Record, Spec, spec_key
 
 
 class RunError(RuntimeError):
@@ -95,6 +95,20 @@ def companion_records(
     """
     companion, wanted = companion_specs(name, which, seeds)
     return records(companion, wanted, device, force) if companion else []
+
+
+def published_records(name: str) -> list[Record]:
+    """The committed records of a profile, whatever folder TOPOPRUNE_RESULTS names; portraits are left out.
+
+    Raises:
+        files.FileError: there are none, as in a package that was installed without its book.
+    """
+    stored = Store(PUBLISHED / f"{name}.jsonl").load()
+    keys = [spec_key(spec) for spec in specs(name) if not isinstance(spec, Portrait)]
+    found = [Record.from_json(stored[key]) for key in keys if key in stored]
+    if not found:
+        raise FileError(f"{PUBLISHED} has no records of the profile {name}: run this in a checkout of the project")
+    return found
 
 
 def records_store(name: str) -> Store:

@@ -39,6 +39,7 @@ from topoprune.report.evidence.explanation import (
     predictors_over_networks,
     sensitivity,
 )
+from topoprune.report.evidence.front import front_findings, hours
 from topoprune.report.evidence.recovery import restricted_means, survival
 from topoprune.report.evidence.statistics import LEVEL, MARGIN
 from topoprune.report.evidence.summary import findings
@@ -72,7 +73,9 @@ __all__ = [
     "explained",
     "findings",
     "flops_mismatches",
+    "front_findings",
     "hazards",
+    "hours",
     "lasting_gains",
     "losses",
     "mending_gains",

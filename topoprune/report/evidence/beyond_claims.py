@@ -35,7 +35,14 @@ from topoprune.report.evidence.beyond_explanation import (
     explained,
     replicated_cells,
 )
-from topoprune.report.evidence.claims import LEAST_SEEDS, NOT_SUPPORTED, SUPPORTED, claim_verdict, interval_of
+from topoprune.report.evidence.claims import (
+    LEAST_SEEDS,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    claim_verdict,
+    in_numbers,
+    interval_of,
+)
 from topoprune.report.evidence.differences import TOPOLOGICAL, UNDECIDED
 from topoprune.report.evidence.statistics import MARGIN
 from topoprune.report.frames import NAMES, cloud_frame, of_kind, removals_by_network, trials
@@ -46,7 +53,7 @@ NOT_ON_RECORD = "(not on record)"
 
 
 def beyond_verdicts(records: Sequence[Record], plan: Profile) -> pd.DataFrame:
-    """One row for each claim: claim, verdict, tested, effect, interval, seeds, cells (primary ones on record).
+    """The row of `claims.claim_verdict` for each claim, with cells: how many primary ones are on record.
 
     A claim is supported when all its primary cells are on record with at least three networks and speak for it. Cells
     that `plan` does not have keep it undecided.
@@ -58,7 +65,7 @@ def beyond_verdicts(records: Sequence[Record], plan: Profile) -> pd.DataFrame:
         recovers_sooner(records),
         explains(records, plan),
     ]
-    return pd.DataFrame(rows)[["claim", "verdict", "tested", "effect", "interval", "seeds", "cells"]]
+    return pd.DataFrame(rows)
 
 
 def mends(records: Sequence[Record]) -> dict:
@@ -67,6 +74,7 @@ def mends(records: Sequence[Record]) -> dict:
     primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=table["method"])
     return _row(
         "B1",
+        "Mending reduces damage",
         f"mending reduces damage: {PRIMARY_MENDING} less none, before fine-tuning",
         primary,
         planned=len(CHOICES),
@@ -80,6 +88,7 @@ def lasts(records: Sequence[Record]) -> dict:
     table = lasting_gains(records)
     return _row(
         "B2",
+        "The functional choice lasts",
         f"the functional choice lasts: {FUNCTIONAL} less rivals, after fine-tuning",
         table[table["primary"].astype(bool)],
         planned=len(LASTING_PAIRS),
@@ -95,11 +104,13 @@ def equals_rivals(records: Sequence[Record]) -> dict:
     before = np.where(primary["measured"] == BEFORE, f", {BEFORE}", "")
     return _row(
         "B3",
+        "It is as good as its rivals",
         f"as good as its strongest rivals: within {MARGIN:g} points after fine-tuning, {MARGIN_BEFORE:g} before",
         primary.assign(rival=primary["rival"] + before),
         planned=4,
         good={EQUIVALENT, BETTER},
         bad={WORSE},
+        bound=-MARGIN,
     )
 
 
@@ -109,6 +120,7 @@ def recovers_sooner(records: Sequence[Record]) -> dict:
     primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=ALL_FOUR)
     return _row(
         "B4",
+        "Mended networks recover sooner",
         "compensated networks recover sooner: their restricted mean time less that of plain ones",
         primary,
         planned=1,
@@ -135,12 +147,14 @@ def explains(records: Sequence[Record], plan: Profile) -> dict:
     row = rows.iloc[0] if len(rows) else None
     return {
         "claim": "B5",
+        "name": "The lost mass explains",
         "tested": "the lost mass explains accuracy beyond ratio and method, better than norm, rank and weights do",
         "effect": "" if row is None else f"{row['effect']:+.2f} points for one SD ({_TARGET_NAMES[target]})",
         "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
-        "cells": _of_planned(on_record, planned),
         "verdict": verdict,
+        **in_numbers(row, "points for one SD", below=True, effect="effect"),
+        "cells": _of_planned(on_record, planned),
     }
 
 
@@ -195,8 +209,9 @@ _QUOTED = {
 """Key of `beyond_findings` -> the choice that it quotes."""
 
 
-def _row(claim: str, tested: str, table: pd.DataFrame, planned: int, good: set, bad: set, **options) -> dict:
-    row = claim_verdict(claim, tested, table, table["verdict"], planned, good, bad, **{"unit": "points", **options})
+def _row(claim: str, name: str, tested: str, table: pd.DataFrame, planned: int, good: set, bad: set, **options) -> dict:
+    options = {"unit": "points", **options}
+    row = claim_verdict(claim, name, tested, table, table["verdict"], planned, good, bad, **options)
     return {**row, "cells": _of_planned(int((table["seeds"] >= LEAST_SEEDS).sum()), planned)}
 
 

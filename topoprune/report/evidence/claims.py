@@ -42,7 +42,7 @@ def verdicts(
     ablated: Sequence[Record] = (),
     longer: Sequence[Record] = (),
 ) -> pd.DataFrame:
-    """One row for each claim: claim, tested, effect, interval, seeds, verdict, command.
+    """Rows of `claim_verdict` for each claim, one for each of its tests, with the command that repeats it.
 
     Args:
         records: of the profile `name`, whose plan is `plan`.
@@ -68,6 +68,7 @@ def competes(records: Sequence[Record], plan: Profile) -> dict:
     table = accuracy_equivalence(records)
     return claim_verdict(
         "1",
+        "It competes in accuracy",
         f"competes in accuracy: topological less L1, L2, FPGM, equivalence within {MARGIN} points",
         table,
         table["verdict"],
@@ -75,6 +76,7 @@ def competes(records: Sequence[Record], plan: Profile) -> dict:
         good={"equivalent", "not inferior"},
         bad={"worse"},
         unit="points",
+        bound=-MARGIN,
     )
 
 
@@ -86,6 +88,7 @@ def recovers(records: Sequence[Record], plan: Profile, where: str = "") -> dict:
     cells = np.select([tells & (table["low"] > 0), tells & (table["high"] <= 0)], ["slower", "not slower"], UNDECIDED)
     return claim_verdict(
         "1",
+        f"It recovers as fast{where}",
         f"recovers as fast{where}: restricted mean recovery time, topological less rival",
         table,
         cells,
@@ -116,6 +119,7 @@ def damages_less(records: Sequence[Record], plan: Profile, at_chance: str = "lef
     cells = np.select([tells & (table["low"] > 0), tells & (table["high"] < 0)], ["less", "more"], UNDECIDED)
     return claim_verdict(
         "2",
+        "It damages less" + (", cells at chance counted" if at_chance == "counted" else ""),
         f"damages less from ratio {HIGH_RATIO} on (cells at chance {at_chance}): "
         "damage of a rival less that of topological",
         table,
@@ -133,6 +137,7 @@ def layer_is_enough(records: Sequence[Record], plan: Profile) -> dict:
     table = accuracy_equivalence(records, layerwise, GLOBAL)
     return claim_verdict(
         "3",
+        "The layer is enough",
         f"the layer is enough: layer-wise less global criterion at matched FLOPs, equivalence within {MARGIN} points",
         table,
         table["verdict"],
@@ -140,6 +145,7 @@ def layer_is_enough(records: Sequence[Record], plan: Profile) -> dict:
         good={"equivalent", "not inferior"},
         bad={"worse"},
         unit="points",
+        bound=-MARGIN,
     )
 
 
@@ -152,11 +158,13 @@ def cost_of_selection(records: Sequence[Record]) -> dict:
     mine, others = shared[TOPOLOGICAL].median(), shared[list(RIVALS)].stack().median()
     return {
         "claim": "4",
+        "name": "What choosing costs",
         "tested": "cost of selection, measured: topological less the mean of L1, L2, FPGM",
         "effect": f"{extra.mean():+.1f} s (medians: {mine:.1f} against {others:.2f})" if len(extra) else "",
         "interval": _interval(len(extra), low, high),
         "seeds": len(extra),
         "verdict": "measured",
+        **in_numbers({"difference": extra.mean(), "low": low, "high": high}, "seconds"),
     }
 
 
@@ -173,25 +181,28 @@ def explains(records: Sequence[Record], plan: Profile) -> list[dict]:
     mixed, slopes = predictors(decisive), predictors_over_networks(decisive)
     single = mixed.drop(columns=["seeds", "effect", "low", "high", "p"]).merge(slopes, on=["target", "predictor"])
     return [
-        _explanation("mixed model", mixed, decides, complete),
-        _explanation("slopes of single networks", single, decides, complete),
+        _explanation("It explains damage and recovery", "mixed model", mixed, decides, complete),
+        _explanation("It explains, network by network", "slopes of single networks", single, decides, complete),
     ]
 
 
-def _explanation(test: str, table: pd.DataFrame, decides: bool, complete: bool) -> dict:
+def _explanation(name: str, test: str, table: pd.DataFrame, decides: bool, complete: bool) -> dict:
     verdict, row = explanation_verdict(table, decides, complete)
-    effect = ""
+    effect, below = "", False
     if row is not None:
+        below = TARGETS[row["target"]] < 0
         correlation = f"partial correlation {row['partial correlation']:+.2f}"
         effect = f"{row['effect']:+.2f} points of {row['target']} for one SD ({correlation})"
     return {
         "claim": "5",
+        "name": name,
         "tested": f"{DISTANCE} tells damage and recovery beyond ratio and method: "
         f"{test}, out of sample, and against simpler measures",
         "effect": effect,
         "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
         "verdict": verdict,
+        **in_numbers(row, "points for one SD", below, effect="effect"),
     }
 
 
@@ -206,6 +217,7 @@ def parts_carry(ablated: Sequence[Record]) -> dict:
     cells = np.select([table["low"] > MARGIN, table["high"] < MARGIN], ["carries", "does not carry"], UNDECIDED)
     return claim_verdict(
         "6",
+        "Search and loops carry the effect",
         "genetic algorithm and H1 carry the effect: accuracy with the default less with random search, or H0 alone",
         table,
         cells,
@@ -213,11 +225,13 @@ def parts_carry(ablated: Sequence[Record]) -> dict:
         good={"carries"},
         bad={"does not carry"},
         unit="points",
+        bound=MARGIN,
     )
 
 
 def claim_verdict(
     claim: str,
+    name: str,
     tested: str,
     table: pd.DataFrame,
     cells: Sequence[str] | np.ndarray | pd.Series,
@@ -225,20 +239,25 @@ def claim_verdict(
     good: Collection[str],
     bad: Collection[str],
     unit: str,
+    bound: float = 0.0,
     largest: bool = False,
 ) -> dict:
     """The row of a claim from its cells.
 
     Args:
+        claim, name: number and short name.
         table: one row for each cell: rival, ratio, seeds, difference, low, high.
         cells: what each row of `table` says, such as "equivalent".
         planned: number of cells of the whole grid.
         good, bad: what speaks for the claim, and against it.
-        largest: whether the largest difference, not the smallest, is the one most against the claim.
+        bound: a difference above it speaks for the claim; less the cell's own "margin" where `table` has them.
+        largest: whether a difference below `bound` does, so that the largest is the one most against the claim.
 
     Returns:
-        claim, tested, effect, interval, seeds, verdict. The effect is that of the cell most against the claim: of
-        the cells that refute it if there are any, else of those with the most networks.
+        claim, name, tested, effect, interval, seeds, verdict, in words. The effect is that of the cell most against
+        the claim: of the cells that refute it if there are any, else of those with the most networks. The same in
+        numbers: difference, low, high, unit; bound and side (1: a difference above `bound` speaks for the claim; -1:
+        one below; 0: neither); others: (difference, low, high) of each cell with enough networks.
     """
     cells = np.where(table["seeds"] >= LEAST_SEEDS, cells, UNDECIDED)
     refuting = np.isin(cells, list(bad))
@@ -247,13 +266,17 @@ def claim_verdict(
     row = None
     if len(shown):
         row = shown.loc[shown["difference"].idxmax() if largest else shown["difference"].idxmin()]
+    others = table.loc[table["seeds"] >= LEAST_SEEDS, ["difference", "low", "high"]]
     return {
         "claim": claim,
+        "name": name,
         "tested": tested,
         "effect": "" if row is None else f"{row['difference']:+.2f} {unit} ({_cell_name(row)})",
         "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
         "verdict": NOT_SUPPORTED if refuting.any() else SUPPORTED if complete and len(table) else UNDECIDED,
+        **in_numbers(row, unit, largest, bound if row is None else -row.get("margin", -bound)),
+        "others": tuple(others.itertuples(index=False, name=None)),
     }
 
 
@@ -295,6 +318,18 @@ def target_verdict(table: pd.DataFrame, target: str) -> str:
 def interval_of(row: pd.Series | None) -> str:
     """The interval of a cell in words; None is a cell that is not on record."""
     return _interval(0, np.nan, np.nan) if row is None else _interval(int(row["seeds"]), row["low"], row["high"])
+
+
+def in_numbers(row, unit: str, below: bool | None = None, bound: float = 0.0, effect: str = "difference") -> dict:
+    """The columns of `claim_verdict` that a forest plot draws.
+
+    Args:
+        row: a mapping with `effect`, "low" and "high"; None is a cell that is not on record.
+        below: whether an effect below `bound` speaks for the claim; None where neither side does.
+    """
+    names = {"difference": effect, "low": "low", "high": "high"}
+    ends = {name: np.nan if row is None else float(row[column]) for name, column in names.items()}
+    return {**ends, "unit": unit, "bound": bound, "side": {None: 0, True: -1, False: 1}[below], "others": ()}
 
 
 def _replicated(records: Sequence[Record]) -> list[Record]:

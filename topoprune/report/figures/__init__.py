@@ -29,8 +29,10 @@ from topoprune.report.figures.drawing import style
 from topoprune.report.figures.interactive import explorer
 from topoprune.report.figures.layers import damage_against_recovery, layer_map, partial_effect
 from topoprune.report.figures.measurements import bench_growth, engine_growth, engine_operations, engine_removal
+from topoprune.report.figures.opening import main_figure
 from topoprune.report.figures.portrait import barcodes, filters_in_the_plane, persistence_diagrams
 from topoprune.report.figures.search import convergence, search_courses, searches
+from topoprune.report.figures.verdicts import verdict_forest
 from topoprune.report.notebook import show_figure as show
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "functional_barcode",
     "layer_map",
     "lost_mass_plot",
+    "main_figure",
     "mended_curves",
     "mended_survival",
     "partial_effect",
@@ -66,4 +69,5 @@ __all__ = [
     "style",
     "survival_curves",
     "training_curves",
+    "verdict_forest",
 ]

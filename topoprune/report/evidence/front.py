@@ -1,0 +1,59 @@
+"""Numbers of the front page: what the published records say in three sentences, and what they cost."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from topoprune.report.evidence.beyond import FUNCTIONAL, PRIMARY_MENDING, PRIMARY_RATIO
+from topoprune.report.evidence.differences import RIVALS, TOPOLOGICAL, accuracy_equivalence
+from topoprune.report.frames import NAMES, removals_by_network, trials
+from topoprune.study import Record
+
+RANDOM = NAMES["random"]
+
+
+def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[str, int | float]:
+    """What the front page quotes.
+
+    Args:
+        study, beyond: records of the published study, and of what lies beyond the thesis.
+
+    Returns:
+        networks, beyond_networks: dense networks on record. In points of test accuracy after fine-tuning:
+        over_random, over_norms: topological less random removal, and less L1, L2 and FPGM, means over all ratios of
+        the study; quarter_over_random: the same at `PRIMARY_RATIO` in `beyond`; cover_over_random, cover_over_thesis,
+        cover_over_l1: the functional choice there. In percent of test accuracy before fine-tuning, at that ratio:
+        dense; removed_low, removed_high, mended_low, mended_high: the worst and the best choice as removed, and
+        refitted; search: the thesis's search in the functional cloud less random removal, in points.
+    """
+    table = accuracy_equivalence(study, second=["random", *RIVALS]).groupby("rival")["difference"].mean()
+    frame = trials(beyond)
+    after = _at_primary_ratio(frame)["test"]
+    before = _at_primary_ratio(removals_by_network(beyond))
+    removed, mended = before["none"], before[PRIMARY_MENDING]
+    return {
+        "networks": trials(study)["seed"].nunique(),
+        "beyond_networks": frame["seed"].nunique(),
+        "over_random": table[RANDOM],
+        "over_norms": table[list(RIVALS)].mean(),
+        "quarter_over_random": after[TOPOLOGICAL] - after[RANDOM],
+        "cover_over_random": after[FUNCTIONAL] - after[RANDOM],
+        "cover_over_thesis": after[FUNCTIONAL] - after[TOPOLOGICAL],
+        "cover_over_l1": after[FUNCTIONAL] - after[NAMES["l1"]],
+        "dense": frame["dense test"].mean(),
+        "removed_low": removed.min(),
+        "removed_high": removed.max(),
+        "mended_low": mended.min(),
+        "mended_high": mended.max(),
+        "search": removed[NAMES["functional"]] - removed[RANDOM],
+    }
+
+
+def hours(records: Sequence[Record]) -> float:
+    """Wall-clock hours that making the records took, in all."""
+    return sum(record.provenance["seconds"] for record in records) / 3600
+
+
+def _at_primary_ratio(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means over networks, by method."""
+    return frame[frame["ratio"] == PRIMARY_RATIO].groupby("method").mean(numeric_only=True)
