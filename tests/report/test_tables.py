@@ -21,7 +21,7 @@ from planted import (
 from scipy import stats
 
 from topoprune import study
-from topoprune.report import evidence, figures, tables
+from topoprune.report import benchmarks, evidence, figures, tables
 from topoprune.report.frames import NAMES
 from topoprune.study import Dense, Record
 
@@ -336,3 +336,12 @@ def test_published_accuracies_stand_as_printed():
     assert len(ranges) == 8
     assert ranges.loc["FPGM (NNI's comparison, v2.0)"].to_list() == ["92.98", "50.5 to 95.8", "93.59 to 87.94"]
     assert ranges.loc["HRank (Lin et al., 2020)"].to_list() == ["93.96", "65.3", "92.34"]
+
+
+def test_training_gains_are_those_of_the_whole_table():
+    measured = benchmarks.benchmark(benchmarks.TRAINING)
+    table = benchmarks.training_gains(measured).set_index("ratio")
+    whole = benchmarks.engine_removal(measured).set_index(["ratio", "multiple of"])["times faster, training"]
+    assert table.loc[0.5, "as they come"] == whole["0.5", "1"]
+    assert table.loc[0.5, "multiples of 16"] == whole["0.5", "16"]
+    assert table.notna().sum().sum() == len(whole) - 1  # without the dense network

@@ -39,6 +39,7 @@ from topoprune.report.benchmarks.training import (
     engine_processes,
     engine_removal,
     engine_trials,
+    training_gains,
 )
 from topoprune.report.benchmarks.training_numbers import cuda_numbers, engine_numbers, processor_numbers
 from topoprune.report.benchmarks.zoo import zoo_numbers, zoo_table
@@ -79,6 +80,7 @@ __all__ = [
     "torture_disk",
     "torture_numbers",
     "torture_phases",
+    "training_gains",
     "zoo_numbers",
     "zoo_table",
 ]
