@@ -133,8 +133,8 @@ def filters_as_points() -> Figure:
     axes.scatter(FILTERS[:, 0], FILTERS[:, 1], s=60, color=COMPONENTS)
     axes.scatter(0, 0, marker="x", s=60, color="black")
     axes.annotate("zero filter", (0, 0), (0.15, -0.03), va="center")
-    for number, (point, away) in enumerate(zip(FILTERS, _away_from_neighbours(), strict=True), 1):
-        axes.annotate(str(number), point, 12 * away, textcoords="offset points", ha="center", va="center")
+    for number, (point, away) in enumerate(zip(FILTERS, _directions_with_room(), strict=True), 1):
+        axes.annotate(str(number), point, 14 * away, textcoords="offset points", ha="center", va="center")
     axes.set(xlabel="first weight", ylabel="second weight", aspect="equal", xlim=(-0.3, 4.2), ylim=(-0.4, 3.5))
     return finished(figure, _points())
 
@@ -200,8 +200,9 @@ def kept_and_removed(chosen: dict[str, list[int]]) -> Figure:
         _draw_bars(axes, whole, KEPT + 1.5, "darkgrey", "all", loops="darkgrey")
         _draw_bars(axes, bars, 0, COMPONENTS, "kept")
         axes.grid(False)
-        axes.set(xlabel="distance", xlim=(0, 2.1), yticks=[])
-    panels[1, 0].set_ylabel("kept             all")
+        axes.set(xlabel="distance", xlim=(0, 2.1))
+    middles = [(KEPT - 1) / 2, KEPT + 1.5 + (len(whole[0]) + len(whole[1]) - 1) / 2]
+    panels[1, 0].set_yticks(middles, ["kept", "all"], rotation="vertical", va="center")
     rows = {"whole": whole, **{name: bars_of(kept) for name, kept in chosen.items()}}
     return finished(figure, _bars_frame(rows))
 
@@ -262,11 +263,10 @@ def _points() -> pd.DataFrame:
     return frame
 
 
-def _away_from_neighbours() -> np.ndarray:
-    """For each filter the unit vector away from its nearest neighbour: there is room for its number."""
-    delta = distance_matrix(FILTERS)
-    np.fill_diagonal(delta, np.inf)
-    away = FILTERS - FILTERS[delta.argmin(axis=1)]
+def _directions_with_room() -> np.ndarray:
+    """For each filter the unit vector away from its two nearest neighbours: there is room for its number."""
+    nearest = distance_matrix(FILTERS).argsort(axis=1)[:, 1:3]
+    away = FILTERS - FILTERS[nearest].mean(axis=1)
     return away / np.linalg.norm(away, axis=1, keepdims=True)
 
 
