@@ -23,7 +23,8 @@ BOOK   := $(RUN) book/build.py
 $(shell test ! -e .venv/made || $(RUN) -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' \
 	2>/dev/null || rm -f .venv/made)
 
-.PHONY: help reproduce book links figure test test-slow test-all lint format bench torture lock clean
+.PHONY: help reproduce book pdf site browser links figure test test-slow site-test test-all lint format bench torture \
+	lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +40,16 @@ book: .venv/made ## build the published book from the committed records, trainin
 	$(RENDER)
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
+pdf: browser ## print the site that was built last into _build/html/topoprune.pdf
+	$(RUN) book/pdf.py
+
+site: ## build what is published: the book from the committed records, and its PDF
+	$(MAKE) book
+	$(MAKE) pdf
+
+browser: .venv/made ## install Chromium, which prints and checks the site, where no browser of its family is found
+	@$(RUN) book/browser.py
+
 links: .venv/made ## check the external links of the book that was staged last
 	.venv/bin/jupyter-book build _build/stage --path-output . --builder linkcheck
 
@@ -46,19 +57,24 @@ figure: .venv/made ## draw the README's figures anew, when the committed records
 	$(RUN) book/main_figure.py
 
 test: .venv/made ## run the fast tests: every oracle and property, one tiny study from end to end
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not site" $(ARGS)
 
 test-slow: .venv/made ## run what is long by nature: kills, a cluster, real benchmarks, every chapter
 	$(PYTEST) --dist loadfile -m slow $(ARGS)
 
-test-all: test test-slow ## run all tests
+site-test: browser ## check the site that was built last in a browser: links, widths, themes, accessibility, search
+	test -e _build/html/book/intro.html || $(MAKE) site
+	$(PYTEST) --dist loadgroup -m site tests/site $(ARGS)
 
-lint: .venv/made ## check style, types and the workflow of continuous integration
+test-all: test test-slow site-test ## run all tests
+
+lint: .venv/made ## check style, types, the workflows of continuous integration and CITATION.cff
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 	.venv/bin/actionlint
 	.venv/bin/zizmor --quiet --offline .github
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 
 format: .venv/made ## format the code and mend what ruff can mend
 	$(RUN) -m ruff check --fix

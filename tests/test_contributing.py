@@ -30,6 +30,19 @@ def test_the_test_that_is_named_exists():
     assert named[1] in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+def test_the_site_is_looked_at_as_the_text_says():
+    source = (ROOT / "tests" / "site" / "test_site.py").read_text()
+    assert re.findall(r"at (\d+) and (\d+) pixels", CONTRIBUTING.replace("\n", " ")) == re.findall(
+        r"^WIDTHS = \((\d+), (\d+)\)", source, re.MULTILINE
+    )
+    assert 'THEMES = ("light", "dark")' in source
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^test-all: test test-slow site-test ", makefile, re.MULTILINE)
+    assert {"slow", "site"} == set(
+        re.findall(r'^    "(\w+): .*make', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    )
+
+
 def test_what_is_to_be_edited_is_where_the_text_says():
     for name, file in (
         ("LAYER_CRITERIA", "topoprune/selection.py"),
