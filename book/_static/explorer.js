@@ -32,9 +32,11 @@
 
   const rule = (x1, y1, x2, y2, more = {}) => svg("line", { x1, y1, x2, y2, stroke: TEXT, ...more });
 
-  function options(select, values, chosen) {
+  // Fill a menu, and choose the first of the wanted values that it has.
+  function options(select, values, ...wanted) {
     select.replaceChildren(...values.map(([value, text]) => html("option", { value }, text)));
-    if (values.some(([value]) => String(value) === String(chosen))) select.value = chosen;
+    const chosen = wanted.find((one) => values.some(([value]) => value === one));
+    if (chosen !== undefined) select.value = chosen;
   }
 
   // Markers, by matplotlib's names, of radius 1
@@ -307,7 +309,7 @@
     const shares = known.map((q) => `${percent(distances[q])} in dimension ${q}`).join(" and ");
     const filters = `${layer().plane.length} filters of ${layer().name} in ${layer().network}`;
     const said = [`Of the ${filters}, ${name} keeps ${kept.length}.`];
-    if (shares) said.push(`Their diagram's distance from the layer's is ${shares}, as a share of its total persistence.`);
+    if (shares) said.push(`Their diagram's distance from the layer's, as a share of its persistence, is ${shares}.`);
     if (norm !== null) said.push(`They hold ${norm.toFixed(0)} % of the filters' summed norms.`);
     at("layer-said").textContent = said.join(" ");
   }
@@ -321,7 +323,7 @@
       offerMethods();
     }
     if (layers.length) {
-      options(field.method, layer().methods.map((method) => [method.id, method.name]), wanted.method || "topological");
+      options(field.method, layer().methods.map((method) => [method.id, method.name]), wanted.method, "topological");
       field.filter.max = layer().plane.length - 1;
     }
   }

@@ -32,7 +32,7 @@ the same records, and <a href="topological.html">the topological pruner</a> has 
 <label><input type="radio" name="question" value="recovery" checked> How do networks recover?</label>
 <label><input type="radio" name="question" value="layer"> What does each method keep in a layer?</label>
 </fieldset>
-<section id="explorer-recovery" aria-label="How do networks recover?">
+<section id="explorer-recovery" aria-label="Recovery">
 <div class="explorer-row">
 <label for="explorer-networks">Networks</label> <select id="explorer-networks" name="networks"></select>
 <label for="explorer-ratio">Filters removed</label> <select id="explorer-ratio" name="ratio"></select>
@@ -46,7 +46,7 @@ the same records, and <a href="topological.html">the topological pruner</a> has 
 <p id="explorer-recovery-said" role="status"></p>
 <table id="explorer-recovery-table" class="table"></table>
 </section>
-<section id="explorer-layer-view" aria-label="What does each method keep in a layer?" hidden>
+<section id="explorer-layer-view" aria-label="Layer" hidden>
 <div class="explorer-row">
 <label for="explorer-layer">Layer</label> <select id="explorer-layer" name="layer"></select>
 <label for="explorer-method">Method</label> <select id="explorer-method" name="method"></select>
