@@ -192,8 +192,7 @@ def publish(path: Path, parameters: dict, seconds: float) -> None:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("hide-input")
-            cell.metadata["mystnb"] = {"code_prompt_show": "Show the parameters of this run"}
+            cell.metadata.tags.append("remove-cell")  # the page says them, and the notebook that it offers has them
     papermill_metadata = notebook.metadata.papermill
     papermill_metadata.input_path = papermill_metadata.output_path = str(path)  # no path of this machine
     notebook.metadata["topoprune"] = provenance(parameters.get("device") or default_device(), seconds) | {

@@ -11,13 +11,13 @@ IN_WORDS = ["claim", "name", "verdict", "tested", "effect", "interval", "seeds",
 
 
 def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """A row for each test: claim, name, verdict, effect, interval, networks.
+    """A row for each test: claim (number and name), verdict, effect, interval.
 
     Args:
         verdicts: rows of `evidence.verdicts` or `evidence.beyond_verdicts`.
     """
-    brief = verdicts[["claim", "name", "verdict", "effect", "interval", "seeds"]]
-    return brief.rename(columns={"name": "", "seeds": "networks"})
+    names = verdicts["claim"] + " · " + verdicts["name"]
+    return verdicts.assign(claim=names)[["claim", "verdict", "effect", "interval"]]
 
 
 def verdicts_in_words(verdicts: pd.DataFrame) -> pd.DataFrame:
