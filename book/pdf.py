@@ -37,11 +37,14 @@ READY = """async () => {
     for (const table of document.querySelectorAll("table")) {
         const width = table.parentElement.clientWidth;
         for (let size = 9.5; table.scrollWidth > width && size > 4; size -= 0.5) table.style.fontSize = `${size}px`;
-        // A table begins where a short one fits whole, a long one with its caption and some rows.
-        const height = table.rows.length <= 16 ? table.getBoundingClientRect().height : 140;
-        const room = document.createElement("div");
-        room.style = `height: ${height}px; margin-bottom: -${height}px; break-inside: avoid`;
-        (table.closest(".pst-scrollable-table-container") ?? table).before(room);
+        // A table begins where a short one fits whole, a long one with some rows; a heading before it goes with it.
+        let first = table.closest(".pst-scrollable-table-container") ?? table;
+        if (/^H[1-6]$/.test(first.previousElementSibling?.tagName)) first = first.previousElementSibling;
+        const end = table.rows[Math.min(table.rows.length, table.rows.length <= 16 ? 16 : 6) - 1];
+        const height = end.getBoundingClientRect().bottom - first.getBoundingClientRect().top;
+        const room = document.createElementNS("http://www.w3.org/2000/svg", "svg"); // is never split
+        room.style = `display: block; width: 1px; height: ${height}px; margin-bottom: -${height}px`;
+        first.before(room);
     }
 }"""
 HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")]

@@ -30,15 +30,17 @@ def test_a_figure_is_shown_with_its_downloads(shown, tmp_path):
 
 
 def test_a_table_is_shown_with_its_data(shown, tmp_path):
-    table = pd.DataFrame({"ratio": [0.5], "method": ["L1"], "p": [0.12345], "far": [12.345], "none": [float("nan")]})
+    table = pd.DataFrame(
+        {"ratio": [0.5], "method": ["L1"], "p": [0.12345], "mean": ["9 ± 1"], "far": [12.345], "none": [float("nan")]}
+    )
     notebook.show_table(table, "A caption.", "a-table")
     assert shown[0]["text/markdown"].splitlines() == [
         ":::{table} A caption. {download}`CSV <downloads/a-table.csv>`",
         ":name: a-table",
         "",
-        "| ratio | method | p | far | none |",
-        "|---|---|---|---|---|",
-        "| 0.5 | L1 | 0.123 | 12.35 |  |",
+        "| ratio | method | p | mean | far | none |",
+        "|---|---|---|---|---|---|",
+        "| 0.5 | L1 | 0.123 | 9 ±\N{NO-BREAK SPACE}1 | 12.35 |  |",
         ":::",
     ]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "downloads/a-table.csv"), table)

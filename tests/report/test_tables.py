@@ -312,7 +312,7 @@ def test_commits_and_runs_in_short():
         ["no", 1, 1, "2026-01-03", "2026-01-03"],
     ]
     (row,) = tables.runs_by_device(records).to_numpy().tolist()
-    assert row == ["Dense", "cpu", 4, 3, "2026-01-01 to 2026-01-04", "0.07"]
+    assert row == ["Dense", "cpu", 4, "2026-01-01 to 2026-01-04", "0.07"]
     assert tables.runs_by_device(records[:1])["dates"].item() == "2026-01-02"
 
 

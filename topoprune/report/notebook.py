@@ -126,7 +126,7 @@ def _markdown(table: pd.DataFrame) -> str:
 
 def _cell(value) -> str:
     if not isinstance(value, float):
-        return str(value)
+        return str(value).replace(" ± ", " ±\N{NO-BREAK SPACE}")
     if np.isnan(value):
         return ""
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from topoprune.report.evidence.differences import GLOBAL, TOPOLOGICAL, ablations, accuracy_equivalence
 from topoprune.report.evidence.recovery import survival
@@ -51,6 +51,7 @@ def training_curves(records: Sequence[Record]) -> Figure:
         dashes=False,
         ax=axes,
     )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return finished(figure, frame)
 
 
@@ -63,6 +64,8 @@ def accuracy_by_ratio(records: Sequence[Record]) -> Figure:
     for axes, column, title in zip(both, ("damaged", "test"), ("before fine-tuning", "after fine-tuning"), strict=True):
         draw_means(frame, "ratio", column, axes)
         axes.set(title=title, xlabel="pruning ratio", ylabel="test accuracy (%)" if column == "damaged" else "")
+        axes.xaxis.set_major_locator(MultipleLocator(0.1))
+        axes.tick_params(axis="x", labelsize="small")
         axes.axhline(dense_accuracy(records), color="grey", linestyle=":", linewidth=1)
     shared_legend(figure, both)
     return finished(figure, frame)
@@ -106,7 +109,7 @@ def survival_curves(records: Sequence[Record]) -> Figure:
     frame = survival(records)
     if frame.empty:
         return without_records(frame)
-    figure, axes = _draw_by_epoch(frame, "share", errorbar=None, drawstyle="steps-post")
+    figure, axes = _draw_by_epoch(frame, "share", errorbar=None, height=2.1, drawstyle="steps-post")
     for panel in axes:
         panel.set_ylim(-0.05, 1.05)
     label_outer(axes, "epoch of fine-tuning", "not recovered yet")
@@ -182,12 +185,14 @@ def selection_cost(records: Sequence[Record]) -> Figure:
         legend=False,
         ax=axes,
     )
-    for ratio, seconds in frame.groupby("ratio")["epoch seconds"].median().items():
+    for number, (ratio, seconds) in enumerate(frame.groupby("ratio")["epoch seconds"].median().items()):
         axes.axvline(seconds, color="grey", linestyle=":")
         axes.annotate(
             f"{ratio:g}",
             (seconds, 1),
+            xytext=(0, 2 + 24 * (number % 2)),  # neighbours would overlap on one line
             xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
             ha="center",
             va="bottom",
             rotation=90,
@@ -198,10 +203,10 @@ def selection_cost(records: Sequence[Record]) -> Figure:
     return finished(figure, frame)
 
 
-def _draw_by_epoch(frame: pd.DataFrame, column: str, **look) -> tuple[Figure, list[Axes]]:
+def _draw_by_epoch(frame: pd.DataFrame, column: str, height: float = 2.6, **look) -> tuple[Figure, list[Axes]]:
     """Lines of all methods by epoch, one panel for each ratio."""
     ratios = sorted(frame["ratio"].unique())
-    figure, axes = panels(len(ratios), height=2.8, legend_height=1.2)
+    figure, axes = panels(len(ratios), height=height, legend_height=1.2)
     for panel, ratio in zip(axes, ratios, strict=True):
         sns.lineplot(frame[frame["ratio"] == ratio], x="epoch", y=column, **by_method(frame), **look, ax=panel)
         panel.set_title(f"ratio {ratio:g}")
@@ -214,7 +219,7 @@ def _tick_layerwise_shares(axes: Axes, frame: pd.DataFrame, column: str) -> None
     """Ticks at what remains where every layer loses the same share."""
     layerwise = frame[frame["method"].isin(LAYERWISE_NAMES)]
     shares = sorted(layerwise.groupby("ratio")[column].mean())
-    axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
+    axes.set_xticks(shares, [f"{share:.2g}" for share in shares], fontsize="small")
     axes.minorticks_off()
 
 

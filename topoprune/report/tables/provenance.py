@@ -9,7 +9,7 @@ from topoprune.study import Record, trial_specs
 from topoprune.study.trial import spec_key
 
 _RUN_COLUMNS = ("kind", "device", "date", "commit", "Python", "torch")
-_ORIGIN = ("device", "date", "commit", "seconds")
+_ORIGIN = ("device", "date", "seconds")
 
 
 def coverage(profile: str, records: Sequence[Record], seeds: Sequence[int] | None = None) -> pd.DataFrame:
@@ -57,7 +57,7 @@ def runs_by_device(records: Sequence[Record]) -> pd.DataFrame:
     """`how_it_was_run` in short: one row for each kind of record and device.
 
     Returns:
-        kind, device, records, commits (how many states of the code), dates (first to last), hours.
+        kind, device, records, dates (first to last), hours.
     """
     rows = [
         {"kind": type(record.spec).__name__, **{name: record.provenance[name] for name in _ORIGIN}}
@@ -65,7 +65,7 @@ def runs_by_device(records: Sequence[Record]) -> pd.DataFrame:
     ]
     frame = typed_frame(rows, {**dict.fromkeys(("kind", *_ORIGIN), "object"), "seconds": "float64"})
     groups = frame.groupby(["kind", "device"])
-    table = groups.agg(records=("commit", "size"), commits=("commit", "nunique"))
+    table = groups.agg(records=("date", "size"))
     first, last = groups["date"].min(), groups["date"].max()
     table["dates"] = first.where(first == last, first + " to " + last)
     table["hours"] = (groups["seconds"].sum() / 3600).map("{:.2f}".format)
