@@ -128,7 +128,7 @@ class Portrait:
         dense: the network.
         layer: name of the convolution.
         ratio: share of its filters to remove.
-        methods: see `selection.select`.
+        methods: names of `VARIANTS`.
         options: of the topological method.
     """
 
