@@ -16,14 +16,14 @@ from urllib.parse import urlsplit
 
 import yaml
 from browser import opened, served
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup, NavigableString, Tag
 from playwright.sync_api import Browser, Error
 from pypdf import PdfWriter
 from pypdf.generic import DictionaryObject, NameObject, TextStringObject
 
 ROOT = Path(__file__).resolve().parent.parent
 STYLE = ROOT / "book" / "print.css"
-LEFT_OUT = ".headerlink, .viewcode-link, .prev-next-footer, .toctree-wrapper, details.hide.above-input, a.download"
+LEFT_OUT = ".headerlink, .viewcode-link, .prev-next-footer, .toctree-wrapper, details.hide.above-input"
 FOOTER = '<div style="width: 100%; font-size: 8px; text-align: center"><span class="pageNumber"></span></div>'
 MARGIN = {"top": "16mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
 WIDTH = round((210 - 2 * 17) / 25.4 * 96)
@@ -34,17 +34,22 @@ READY = """async () => {
     document.querySelectorAll("img").forEach(image => image.loading = "eager");
     await window.MathJax.startup.promise;
     await Promise.all([...document.images].map(image => image.decode()));
+    const keepTogether = (first, height) => { // an image is never split
+        const room = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+        room.style = `display: block; width: 1px; height: ${height}px; margin-bottom: -${height}px`;
+        first.before(room);
+    };
+    for (const heading of document.querySelectorAll("h2, h3, h4, .rubric"))
+        keepTogether(heading, heading.getBoundingClientRect().height + 80);
     for (const table of document.querySelectorAll("table")) {
         const width = table.parentElement.clientWidth;
         for (let size = 9.5; table.scrollWidth > width && size > 4; size -= 0.5) table.style.fontSize = `${size}px`;
         // A table begins where a short one fits whole, a long one with some rows; a heading before it goes with it.
         let first = table.closest(".pst-scrollable-table-container") ?? table;
+        while (!first.previousElementSibling && first.parentElement.matches("div")) first = first.parentElement;
         if (/^H[1-6]$/.test(first.previousElementSibling?.tagName)) first = first.previousElementSibling;
         const end = table.rows[Math.min(table.rows.length, table.rows.length <= 16 ? 16 : 6) - 1];
-        const height = end.getBoundingClientRect().bottom - first.getBoundingClientRect().top;
-        const room = document.createElementNS("http://www.w3.org/2000/svg", "svg"); // is never split
-        room.style = `display: block; width: 1px; height: ${height}px; margin-bottom: -${height}px`;
-        first.before(room);
+        keepTogether(first, end.getBoundingClientRect().bottom - first.getBoundingClientRect().top);
     }
 }"""
 HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")]
@@ -94,6 +99,13 @@ def one_page(site: Path, names: list[str]) -> str:
     for name, article in articles.items():
         for element in article.select(LEFT_OUT):
             element.decompose()
+        for link in article.select("a.download"):  # "SVG, CSV." at the end of a caption
+            if isinstance(link.next_sibling, NavigableString):
+                link.next_sibling.replace_with(link.next_sibling.lstrip(" ,."))
+            link.decompose()
+        for cell in article.select("div.cell"):
+            if not cell.get_text(strip=True) and not cell.find(["img", "svg"]):
+                cell.decompose()  # else a heading could stand alone above it
         for element in article.find_all(id=True):
             element["id"] = _id(name, element["id"], times)
         for link in article.find_all("a", href=True):
