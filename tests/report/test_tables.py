@@ -124,6 +124,14 @@ def test_a_method_that_is_not_on_record_at_a_ratio_has_an_empty_cell():
     assert table.loc["L1", "0.8"] == "" and table.loc["L1", "0.5"] and (table.loc["L2"] != "").all()
 
 
+@pytest.mark.parametrize(
+    "make, column", [(tables.distance_by_layer, "H1, largest"), (tables.search_by_layer, "seconds")]
+)
+def test_a_table_of_layers_can_be_cut_to_the_largest(make, column):
+    assert make([]).nlargest(5, column).empty
+    assert make(planted(seeds=1)).nlargest(1, column)[column].item() == make(planted(seeds=1))[column].max()
+
+
 def test_differences_from_rivals_are_signed_and_have_half_of_their_interval():
     means = evidence.restricted_means(planted(seeds=3, slow=1))
     table = tables.differences_by_ratio(means).set_index("rival")

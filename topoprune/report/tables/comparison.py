@@ -11,7 +11,16 @@ import pandas as pd
 from topoprune.report.evidence.claims import LEAST_SEEDS
 from topoprune.report.evidence.differences import collapses
 from topoprune.report.evidence.statistics import t_interval
-from topoprune.report.frames import DISTANCE, LAYERWISE_NAMES, NAMES, name_of, network_order, of_kind, trials
+from topoprune.report.frames import (
+    DISTANCE,
+    LAYERWISE_NAMES,
+    NAMES,
+    name_of,
+    network_order,
+    of_kind,
+    trials,
+    typed_frame,
+)
 from topoprune.study import Portrait, Record, Trial
 
 _COMPARISON_COLUMNS = (
@@ -181,8 +190,8 @@ def distance_by_layer(records: Sequence[Record]) -> pd.DataFrame:
                 "correlation with the mean": part[DISTANCE].corr(mean) if varies else np.nan,
             }
         )
-    columns = ["convolution", "H0, median", "H1, median", "H1, largest", "correlation with the mean"]
-    return pd.DataFrame(table, columns=columns)
+    numbers = ("H0, median", "H1, median", "H1, largest", "correlation with the mean")
+    return typed_frame(table, {"convolution": "object", **dict.fromkeys(numbers, "float64")})
 
 
 def shared_choices(portrait: Record[Portrait]) -> pd.DataFrame:
