@@ -1,5 +1,7 @@
 """Small multiples that a telephone can show: two side by side at most, with one legend for all."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,12 +40,12 @@ def shared_legend(figure: Figure, axes: list[Axes], columns: int = 2, title: str
         if legend := panel.get_legend():
             legend.remove()
     if _has_free_place(len(axes)):
-        beside = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.02)}
+        place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.02)}
         columns = 1 if len(labels) < 12 else 2
     else:
-        beside = {"loc": "outside lower center"}
-    compact = {"fontsize": "small", "handlelength": 1.4, "columnspacing": 1.0}
-    figure.legend(handles, labels, ncols=columns, title=title, **compact, **beside)
+        place = {"loc": "outside lower center"}
+    compact: dict[str, Any] = {"fontsize": "small", "handlelength": 1.4, "columnspacing": 1.0}
+    figure.legend(handles, labels, ncols=columns, title=title, **compact, **place)
 
 
 def label_outer(axes: list[Axes], xlabel: str, ylabel: str) -> None:

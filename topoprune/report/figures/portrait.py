@@ -70,7 +70,7 @@ def filters_in_the_plane(portrait: Record[Portrait]) -> Figure:
     figure, axes = panels(len(kept), height=2.9, legend_height=0.4)
     for panel, method in zip(axes, portrait.spec.methods, strict=True):
         removed = np.setdiff1d(np.arange(len(plane)), kept[method])
-        panel.scatter(*plane[removed].T, s=14, facecolors="none", edgecolors="grey", label="removed")
+        panel.scatter(plane[removed, 0], plane[removed, 1], s=14, facecolors="none", edgecolors="grey", label="removed")
         panel.scatter(
             *plane[kept[method]].T, s=14, color=COLOURS[NAMES[method]], label="kept (in each method's colour)"
         )
