@@ -72,7 +72,11 @@ def filters_in_the_plane(portrait: Record[Portrait]) -> Figure:
         removed = np.setdiff1d(np.arange(len(plane)), kept[method])
         panel.scatter(plane[removed, 0], plane[removed, 1], s=14, facecolors="none", edgecolors="grey", label="removed")
         panel.scatter(
-            *plane[kept[method]].T, s=14, color=COLOURS[NAMES[method]], label="kept (in each method's colour)"
+            plane[kept[method], 0],
+            plane[kept[method], 1],
+            s=14,
+            color=COLOURS[NAMES[method]],
+            label="kept (in each method's colour)",
         )
         panel.set(title=NAMES[method], aspect="equal", xticks=[], yticks=[])
     shared_legend(figure, axes)
