@@ -44,7 +44,7 @@ pdf: browser ## print the site that was built last into _build/html/topoprune.pd
 	$(RUN) book/pdf.py
 
 site: ## build what is published: the book from the committed records, and its PDF
-	$(MAKE) book
+	$(MAKE) book ARGS="--pdf $(ARGS)"
 	$(MAKE) pdf
 
 browser: .venv/made ## install Chromium, which prints and checks the site, where no browser of its family is found

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
 MOST_PROCESSES = 8
+PDF_LINK = 'Or read the book <a href="../topoprune.pdf">as one PDF</a>.'
 LONGEST = ("own", "beyond", "intro", "explain", "comparison")
 """Chapters that take longest. They are begun first, so that no core is idle at the end."""
 
@@ -44,7 +45,7 @@ def main() -> None:
     if options.force and not may_run:
         raise SystemExit("build.py: --force discards records, which TOPOPRUNE_NO_RUN forbids to run again: drop one")
     todo = parameters_by_chapter(chapters(), parameters)
-    stage_pages()
+    stage_pages(options.pdf)
     if may_run:
         run_missing_trials(options.profile, options.seeds, options.device, options.force, options.workers)
         os.environ["TOPOPRUNE_NO_RUN"] = "1"  # all records exist: the chapters only read them
@@ -76,8 +77,12 @@ def parameters_by_chapter(notebooks: list[Path], parameters: dict, root: Path = 
     }
 
 
-def stage_pages() -> None:
-    """Copy the book's sources afresh, with the repository's address if it is a public one of GitHub."""
+def stage_pages(pdf: bool = False) -> None:
+    """Copy the book's sources afresh, with the repository's address if it is a public one of GitHub.
+
+    Args:
+        pdf: whether the front page links to the PDF, which `make site` prints afterwards.
+    """
     shutil.rmtree(STAGE, ignore_errors=True)
     left_out = shutil.ignore_patterns("*.ipynb", "*.py", "results", "__pycache__", ".*")
     shutil.copytree(ROOT / "book", STAGE / "book", ignore=left_out)
@@ -89,6 +94,8 @@ def stage_pages() -> None:
         config["html"]["use_issues_button"] = True
         config["sphinx"]["config"]["html_theme_options"]["use_source_button"] = True
         config["launch_buttons"] = {"binderhub_url": "https://mybinder.org"}
+    if pdf:
+        config["parse"]["myst_substitutions"]["pdf"] = PDF_LINK
     (STAGE / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
@@ -241,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the profile's own")
     parser.add_argument("--workers", type=int, help="processes that run trials (default: one a core or CUDA device)")
     parser.add_argument("--force", action="store_true", help="discard the records of the profile and run them again")
+    parser.add_argument("--pdf", action="store_true", help="link to the PDF that `make site` prints")
     parser.add_argument(
         "--set", type=name_and_value, action="append", default=[], metavar="NAME=VALUE", help="a chapter's parameter"
     )

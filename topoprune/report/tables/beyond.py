@@ -10,8 +10,8 @@ import pandas as pd
 
 from topoprune.report.evidence.beyond import PRIMARY_MENDING, PRIMARY_RATIO, mending_gains
 from topoprune.report.evidence.claims import LEAST_SEEDS
-from topoprune.report.evidence.statistics import t_interval
 from topoprune.report.frames import MENDINGS, NAMES, removals_by_network, trials
+from topoprune.report.tables.comparison import mean_and_interval
 from topoprune.study import Record
 from topoprune.study.profiles import COMPENSATED
 
@@ -24,9 +24,9 @@ def mending_table(records: Sequence[Record], ratio: float = PRIMARY_RATIO) -> pd
     rows = [
         {
             "choice": choice,
-            **{f"{mending} (%)": _mean(own[mending], 1) for mending in MENDINGS},
-            "lost mass (%)": _mean(100 * own["lost mass"], 1),
-            "covering radius": _mean(own["covering radius"], 2),
+            **{f"{mending} (%)": mean_and_interval(own[mending], 1) for mending in MENDINGS},
+            "lost mass (%)": mean_and_interval(100 * own["lost mass"], 1),
+            "covering radius": mean_and_interval(own["covering radius"], 2),
             "choosing (s)": f"{own['selection seconds'].median():.1f}",
             "refitting (s)": f"{own['refitting seconds'].median():.0f}",
             _NETWORKS: len(own),
@@ -64,7 +64,7 @@ def fine_tuned_table(records: Sequence[Record]) -> pd.DataFrame:
     rows = [
         {
             "choice": choice,
-            **{column: _mean(part["test"], 2) for column, part in own.groupby("column")},
+            **{column: mean_and_interval(part["test"], 2) for column, part in own.groupby("column")},
             _NETWORKS: own["seed"].nunique(),
         }
         for choice, own in frame.groupby("choice")
@@ -77,13 +77,6 @@ def _in_order(rows: list[dict], columns: list[str]) -> pd.DataFrame:
     order = list(NAMES.values())
     table = pd.DataFrame(sorted(rows, key=lambda row: order.index(row["choice"])), columns=columns)
     return table.fillna("")
-
-
-def _mean(values: pd.Series, digits: int) -> str:
-    if len(values) < LEAST_SEEDS:
-        return f"{values.mean():.{digits}f}"
-    low, high = t_interval(values)
-    return f"{values.mean():.{digits}f} ± {np.nan_to_num(high - low) / 2:.{digits}f}"
 
 
 def _gain(cell: pd.DataFrame) -> str:

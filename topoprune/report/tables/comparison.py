@@ -208,7 +208,8 @@ def _methods_by_ratio(cells: pd.Series) -> pd.DataFrame:
         cells: text, indexed by method and ratio.
     """
     table = cells.unstack("ratio").fillna("")
-    table = table.reindex([name for name in NAMES.values() if name in table.index])
+    order = [name for name in NAMES.values() if name in table.index]
+    table = table.reindex([*order, *table.index.difference(order)])
     table.columns = [f"{ratio:g}" for ratio in table.columns]
     return table.reset_index(names="method")
 
