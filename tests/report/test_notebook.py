@@ -35,7 +35,7 @@ def test_a_table_is_shown_with_its_data(shown, tmp_path):
     )
     notebook.show_table(table, "A caption.", "a-table")
     assert shown[0]["text/markdown"].splitlines() == [
-        ":::{table} A caption. {download}`CSV <downloads/a-table.csv>`",
+        ":::{table} A caption. {download}`CSV <downloads/a-table.csv>` {ref}`records <record-files>`",
         ":name: a-table",
         "",
         "| ratio | method | p | mean | far | none |",
@@ -59,6 +59,18 @@ def test_the_whole_of_a_brief_table_stands_behind_a_fold_and_in_the_download(sho
     assert fold.splitlines()[-4:] == ["| 0.5 | L1 | 90.00 |", "| 0.5 | L2 | 91.50 |", "| 0.9 | L1 | 80.00 |", ":::"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "downloads/brief.csv"), whole)
     assert shown[0]["text/html"].count("<tr") == 3 + 4 and "<details>" in shown[0]["text/html"]
+
+
+def test_the_files_of_the_records_can_be_downloaded(shown, tmp_path):
+    import hashlib
+
+    records = tmp_path / "study.jsonl"
+    records.write_text('{"a": 1}\n{"a": 2}\n')
+    notebook.show_record_files([records, tmp_path / "none.jsonl"], "A caption.", "record-files")
+    assert (tmp_path / "downloads" / "study.jsonl").read_bytes() == records.read_bytes()
+    digest = hashlib.sha256(records.read_bytes()).hexdigest()[:16]
+    row = f"| {{download}}`study.jsonl <downloads/study.jsonl>` | 2 | 1 | {digest} |"
+    assert row in shown[0]["text/markdown"] and "none.jsonl" not in shown[0]["text/markdown"]
 
 
 def test_an_unknown_notebook_parameter_is_refused():

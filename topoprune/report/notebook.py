@@ -1,7 +1,9 @@
 """What chapters show: tables and figures, each numbered and with its data to download."""
 
+import hashlib
 import io
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +21,9 @@ DOWNLOADS = Path("downloads")
 PARAMETERS = {"profile", "device", "seeds", "force"}
 """Parameters that a chapter may have."""
 
+RECORDS_LINK = "{ref}`records <record-files>`"
+"""Where a table's caption leads: the files of which all tables are made, see `show_record_files`."""
+
 
 def show_table(table: pd.DataFrame, caption: str, name: str, whole: pd.DataFrame | None = None) -> None:
     """Display a table: numbered, with a caption and its data, in the book; as HTML in a notebook.
@@ -32,7 +37,7 @@ def show_table(table: pd.DataFrame, caption: str, name: str, whole: pd.DataFrame
     data = DOWNLOADS / f"{name}.csv"
     DOWNLOADS.mkdir(exist_ok=True)
     (table if whole is None else whole).to_csv(data, index=False)
-    caption = f"{caption} {{download}}`CSV <{data}>`"
+    caption = f"{caption} {{download}}`CSV <{data}>` {RECORDS_LINK}"
     myst = "\n".join([f":::{{table}} {caption}", f":name: {name}", "", _markdown(table), ":::"])
     html = table.to_html(index=False)
     if whole is not None:
@@ -60,6 +65,28 @@ def show_figure(figure: Figure, caption: str, alt: str, name: str) -> None:
     caption = f"{caption} {{download}}`SVG <{picture}>`, {{download}}`data (CSV) <{data}>`."
     myst = "\n".join([f":::{{figure}} {picture}", f":name: {name}", f":alt: {alt}", "", caption, ":::"])
     _display(myst, svg.getvalue())
+
+
+def show_record_files(paths: Iterable[Path], caption: str, name: str) -> None:
+    """Display files of records or measurements, each to download; those that do not exist are left out.
+
+    Args:
+        paths: JSON files, or files of one JSON record a line.
+        caption, name: see `show_table`.
+    """
+    DOWNLOADS.mkdir(exist_ok=True)
+    rows = []
+    for path in (path for path in paths if path.exists()):
+        copy = Path(shutil.copy(path, DOWNLOADS))
+        rows.append(
+            {
+                "file": f"{{download}}`{path.name} <{copy}>`",
+                "records": len(path.read_text().splitlines()) if path.suffix == ".jsonl" else 1,
+                "kB": -(-path.stat().st_size // 1000),
+                "SHA-256, its beginning": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+            }
+        )
+    show_table(pd.DataFrame(rows, columns=["file", "records", "kB", "SHA-256, its beginning"]), caption, name)
 
 
 def companion_records(
