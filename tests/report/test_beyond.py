@@ -271,6 +271,12 @@ def test_tables_have_a_line_for_each_choice_in_the_book_s_order(records):
     assert "±" not in tables.mending_table(beyond(seeds=2))["none (%)"][0]
 
 
+def test_how_many_networks_stand_behind_each_ratio_is_said():
+    records = without(beyond(seeds=3), Trial, ratio=0.3, seed=2)
+    assert tables.networks_by_ratio(records) == "3 at ratio 0.5 and 2 at ratio 0.3"
+    assert tables.networks_by_ratio([]) == "none"
+
+
 def test_the_table_has_a_row_for_each_claim():
     table = evidence.beyond_verdicts(networks(1), PLAN)
     assert table["claim"].tolist() == ["B1", "B2", "B3", "B4", "B5"]

@@ -1,7 +1,7 @@
 """Tables from records, nothing else."""
 
 from topoprune.report.frames import dense_accuracy, trials
-from topoprune.report.tables.beyond import fine_tuned_table, gain_table, mending_table
+from topoprune.report.tables.beyond import fine_tuned_table, gain_table, mending_table, networks_by_ratio
 from topoprune.report.tables.comparison import (
     by_ratio,
     collapse_table,
@@ -55,6 +55,7 @@ __all__ = [
     "mean_accuracy",
     "mending_table",
     "method_table",
+    "networks_by_ratio",
     "optimizers_table",
     "published_ranges",
     "published_table",

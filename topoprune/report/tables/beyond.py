@@ -65,11 +65,17 @@ def fine_tuned_table(records: Sequence[Record]) -> pd.DataFrame:
         {
             "choice": choice,
             **{column: mean_and_interval(part["test"], 2) for column, part in own.groupby("column")},
-            _NETWORKS: own["seed"].nunique(),
         }
         for choice, own in frame.groupby("choice")
     ]
-    return _in_order(rows, ["choice", *columns, _NETWORKS])
+    return _in_order(rows, ["choice", *columns])
+
+
+def networks_by_ratio(records: Sequence[Record]) -> str:
+    """How many dense networks have fine-tuned trials, in words, such as "4 at ratio 0.5 and 3 at 0.3"."""
+    counts = trials(records).groupby("ratio")["seed"].nunique().sort_index(ascending=False)
+    named = [f"{networks} at ratio {ratio:g}" for ratio, networks in counts.items()]
+    return " and ".join(named) or "none"
 
 
 def _in_order(rows: list[dict], columns: list[str]) -> pd.DataFrame:
