@@ -1,6 +1,5 @@
 """Check the shapes in signatures, open no window for figures, and keep the tests' files in folders of their own."""
 
-import dataclasses
 import os
 import shutil
 from functools import partial
@@ -14,34 +13,12 @@ install_import_hook("topoprune", "beartype.beartype")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from filelock import FileLock  # noqa: E402
+from tiny import TINY, TINY_BEYOND  # noqa: E402
 
 from topoprune import network, study  # noqa: E402
 from topoprune.study import execution, removals  # noqa: E402
-from topoprune.study.profiles import COMPENSATED, FUNCTIONAL_CHOICE  # noqa: E402
-from topoprune.training import Recipe  # noqa: E402
 
 torch.set_num_threads(1)  # one worker of pytest-xdist a core
-
-TINY = study.Profile(
-    dataset="digits",
-    width=1 / 16,
-    seeds=(0, 1),
-    ratios=(0.5,),
-    dense=Recipe(epochs=2, batch=128, peak_rate=0.1),
-    recovery=Recipe(epochs=2, batch=128),
-    layer="features.24",
-    methods=("l1", "topological"),
-    search={"population": 8, "generations": 2, "elites": 2},
-)
-
-TINY_BEYOND = dataclasses.replace(
-    TINY,
-    seeds=(0,),
-    methods=(FUNCTIONAL_CHOICE, FUNCTIONAL_CHOICE + COMPENSATED),
-    removals=("random", FUNCTIONAL_CHOICE, "qr"),
-    removal_ratios=(0.5,),
-    draws=2,
-)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,7 +4,7 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from topoprune import study
 from topoprune.files import FileError

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_BEYOND
+from tiny import TINY, TINY_BEYOND
 
 from topoprune import study
 from topoprune.fitness import diagrams, distance_matrix

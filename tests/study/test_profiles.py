@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from tiny import TINY
 
 from topoprune import __main__, study
 from topoprune.models import build

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from topoprune import study
 from topoprune.study import Clouds, Record, Removal

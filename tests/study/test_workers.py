@@ -11,7 +11,7 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from topoprune import study
 from topoprune.study import RunError, workers
