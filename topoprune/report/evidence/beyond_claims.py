@@ -104,7 +104,7 @@ def equals_rivals(records: Sequence[Record]) -> dict:
     before = np.where(primary["measured"] == BEFORE, f", {BEFORE}", "")
     return _row(
         "B3",
-        "It is as good as its rivals",
+        "The cover equals its strongest rivals",
         f"as good as its strongest rivals: within {MARGIN:g} points after fine-tuning, {MARGIN_BEFORE:g} before",
         primary.assign(rival=primary["rival"] + before),
         planned=4,
@@ -147,7 +147,7 @@ def explains(records: Sequence[Record], plan: Profile) -> dict:
     row = rows.iloc[0] if len(rows) else None
     return {
         "claim": "B5",
-        "name": "The lost mass explains",
+        "name": "The lost mass explains accuracy",
         "tested": "the lost mass explains accuracy beyond ratio and method, better than norm, rank and weights do",
         "effect": "" if row is None else f"{row['effect']:+.2f} points for one SD ({_TARGET_NAMES[target]})",
         "interval": interval_of(row),

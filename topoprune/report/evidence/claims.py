@@ -114,8 +114,8 @@ def damages_less(records: Sequence[Record], plan: Profile, at_chance: str = "lef
             decides anything.
     """
     table = damage_differences(records)
-    table = table[table["ratio"] >= HIGH_RATIO]
-    tells = (table["p"] < LEVEL) & ((table["at chance"] == "no") | (at_chance == "counted"))
+    table = table[(table["ratio"] >= HIGH_RATIO) & ((table["at chance"] == "no") | (at_chance == "counted"))]
+    tells = table["p"] < LEVEL
     cells = np.select([tells & (table["low"] > 0), tells & (table["high"] < 0)], ["less", "more"], UNDECIDED)
     return claim_verdict(
         "2",
@@ -137,7 +137,7 @@ def layer_is_enough(records: Sequence[Record], plan: Profile) -> dict:
     table = accuracy_equivalence(records, layerwise, GLOBAL)
     return claim_verdict(
         "3",
-        "The layer is enough",
+        "Pruning layer by layer is enough",
         f"the layer is enough: layer-wise less global criterion at matched FLOPs, equivalence within {MARGIN} points",
         table,
         table["verdict"],
@@ -181,8 +181,10 @@ def explains(records: Sequence[Record], plan: Profile) -> list[dict]:
     mixed, slopes = predictors(decisive), predictors_over_networks(decisive)
     single = mixed.drop(columns=["seeds", "effect", "low", "high", "p"]).merge(slopes, on=["target", "predictor"])
     return [
-        _explanation("It explains damage and recovery", "mixed model", mixed, decides, complete),
-        _explanation("It explains, network by network", "slopes of single networks", single, decides, complete),
+        _explanation("The distance explains damage and recovery", "mixed model", mixed, decides, complete),
+        _explanation(
+            "The distance explains, network by network", "slopes of single networks", single, decides, complete
+        ),
     ]
 
 
@@ -254,10 +256,11 @@ def claim_verdict(
         largest: whether a difference below `bound` does, so that the largest is the one most against the claim.
 
     Returns:
-        claim, name, tested, effect, interval, seeds, verdict, in words. The effect is that of the cell most against
-        the claim: of the cells that refute it if there are any, else of those with the most networks. The same in
-        numbers: difference, low, high, unit; bound and side (1: a difference above `bound` speaks for the claim; -1:
-        one below; 0: neither); others: (difference, low, high) of each cell with enough networks.
+        claim, name, tested, effect, interval, seeds, tally (how many cells say what), verdict, in words. The effect is
+        that of the cell most against the claim: of the cells that refute it if there are any, else of those with the
+        most networks. The same in numbers: difference, low, high, unit; bound and side (1: a difference above `bound`
+        speaks for the claim; -1: one below; 0: neither); others: (difference, low, high) of each cell with enough
+        networks.
     """
     cells = np.where(table["seeds"] >= LEAST_SEEDS, cells, UNDECIDED)
     refuting = np.isin(cells, list(bad))
@@ -274,6 +277,7 @@ def claim_verdict(
         "effect": "" if row is None else f"{row['difference']:+.2f} {unit} ({_cell_name(row)})",
         "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
+        "tally": f"{np.isin(cells, list(good)).sum()} of {planned} cells speak for it, {refuting.sum()} against",
         "verdict": NOT_SUPPORTED if refuting.any() else SUPPORTED if complete and len(table) else UNDECIDED,
         **in_numbers(row, unit, largest, bound if row is None else -row.get("margin", -bound)),
         "others": tuple(others.itertuples(index=False, name=None)),

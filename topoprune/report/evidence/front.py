@@ -8,6 +8,7 @@ from topoprune.report.evidence.beyond import FUNCTIONAL, PRIMARY_MENDING, PRIMAR
 from topoprune.report.evidence.differences import RIVALS, TOPOLOGICAL, accuracy_equivalence
 from topoprune.report.frames import NAMES, removals_by_network, trials
 from topoprune.study import Record
+from topoprune.study.profiles import COMPENSATED
 
 RANDOM = NAMES["random"]
 
@@ -24,7 +25,8 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
         the study; quarter_over_random: the same at `PRIMARY_RATIO` in `beyond`; cover_over_random, cover_over_thesis,
         cover_over_l1: the functional choice there. In percent of test accuracy before fine-tuning, at that ratio:
         dense; removed_low, removed_high, mended_low, mended_high: the worst and the best choice as removed, and
-        refitted; search: the thesis's search in the functional cloud less random removal, in points.
+        refitted; search, farthest, cover: the thesis's search in the functional cloud, covering it by distance alone,
+        and by mass; random. In percent after fine-tuning: random_plain, random_mended, cover_plain, cover_mended.
     """
     table = accuracy_equivalence(study, second=["random", *RIVALS]).groupby("rival")["difference"].mean()
     frame = trials(beyond)
@@ -45,8 +47,26 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
         "removed_high": removed.max(),
         "mended_low": mended.min(),
         "mended_high": mended.max(),
-        "search": removed[NAMES["functional"]] - removed[RANDOM],
+        "random": removed[RANDOM],
+        "search": removed[NAMES["functional"]],
+        "farthest": removed[NAMES["functional farthest"]],
+        "cover": removed[FUNCTIONAL],
+        "random_plain": after[RANDOM],
+        "random_mended": after[RANDOM + COMPENSATED],
+        "cover_plain": after[FUNCTIONAL],
+        "cover_mended": after[FUNCTIONAL + COMPENSATED],
     }
+
+
+def in_words(points: float) -> str:
+    """A difference in words: how many points, and on which side.
+
+    >>> in_words(0.52), in_words(-1.04), in_words(-0.01)
+    ('0.5 points above', '1.0 points below', 'level with')
+    """
+    if abs(points) < 0.05:
+        return "level with"
+    return f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
 
 
 def hours(records: Sequence[Record]) -> float:

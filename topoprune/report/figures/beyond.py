@@ -257,7 +257,7 @@ def _draw_forest(axes: Axes, frame: pd.DataFrame, claim: str) -> None:
     names = [_row_name(cell) for _, cell in frame.iterrows()]
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
-    axes.set_title(f"{claim}: {FUNCTIONAL} less", loc="left", fontsize="medium")
+    axes.set_title(f"{claim}: {FUNCTIONAL} less its rival", loc="left", fontsize="medium")
 
 
 def _row_name(cell: pd.Series) -> str:

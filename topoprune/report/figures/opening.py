@@ -24,7 +24,7 @@ def main_figure(records: Sequence[Record]) -> Figure:
     paired = frame.pivot_table(index=["ratio", "seed"], columns="method", values="test")
     if NAMES["random"] not in paired:
         return without_records(frame)
-    figure, (before, after) = plt.subplots(1, 2, figsize=(9.5, 3.4))
+    figure, (before, after) = plt.subplots(1, 2, figsize=(7.4, 3.6))
     draw_means(frame, "ratio", "damaged", before)
     before.set(title="Before fine-tuning", xlabel="share of filters removed", ylabel="test accuracy (%)")
     before.legend(title=None, fontsize="small")

@@ -7,7 +7,7 @@ from topoprune.report.evidence.claims import NOT_SUPPORTED, SUPPORTED
 CARD_CLASSES = {SUPPORTED: "verdict-supported", NOT_SUPPORTED: "verdict-not-supported"}
 """Verdict -> class of its card in the style sheet; the others have none."""
 
-IN_WORDS = ["claim", "name", "verdict", "tested", "effect", "interval", "seeds", "command", "cells"]
+IN_WORDS = ["claim", "name", "verdict", "tested", "effect", "interval", "seeds", "tally", "command", "cells"]
 
 
 def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -46,6 +46,7 @@ def _card(row: dict, page: str) -> str:
         f"**{row['verdict']}**",
         "",
         f"{row['effect']}; interval {row['interval']}" if row["effect"] else "nothing on record",
+        *(["", f"{row['tally']}"] if isinstance(row.get("tally"), str) else []),
         ":::",
     ]
     return "\n".join(lines)
