@@ -41,6 +41,9 @@ def test_what_the_readme_says_beyond_the_thesis_is_on_record(published):
     before = frames.removals_by_network(records).query("ratio == 0.5")
     before = before.groupby("method")[["none", "convolution"]].mean()
     search, chance = before.loc["topological, functional"], before.loc["random"]
+    assert before.loc["farthest point, functional", "none"] < chance["none"]  # covering by distance alone
+    for name in ("random", "FPGM", "functional cover", "pivoted QR"):  # fine-tuning forgets the refit
+        assert abs(mean[name + ", compensated"] - mean[name]) < 0.5
     assert (search - chance).abs().max() < 0.5 and (before.loc["functional cover"] - chance).min() > 5
     assert before.min().round().tolist() == [17, 62] and before.max().round().tolist() == [33, 73]
     assert frames.trials(records)["dense test"].mean() == pytest.approx(86, abs=0.5)
