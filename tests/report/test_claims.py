@@ -81,6 +81,7 @@ def test_runs_that_never_recover_are_no_evidence_of_equal_speed():
     never = [5, 5, 5, 5]
     row = claims.recovers(in_epochs({"topological": never, "l1": never, "l2": never, "fpgm": never}), PLAN)
     assert (row["verdict"], row["interval"]) == ("undecided", "none: no spread")
+    assert row["effect"] == "no run recovered within its fine-tuning"
 
 
 def test_networks_at_chance_tell_no_damage_apart():

@@ -42,6 +42,7 @@ from topoprune.report.evidence.claims import (
     claim_verdict,
     in_numbers,
     interval_of,
+    said_if_none_recovered,
 )
 from topoprune.report.evidence.differences import TOPOLOGICAL, UNDECIDED
 from topoprune.report.evidence.statistics import MARGIN
@@ -118,7 +119,7 @@ def recovers_sooner(records: Sequence[Record]) -> dict:
     """B4: compensated networks recover sooner than plain ones."""
     table = sooner(records)
     primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=ALL_FOUR)
-    return _row(
+    row = _row(
         "B4",
         "Mended networks recover sooner",
         "compensated networks recover sooner: their restricted mean time less that of plain ones",
@@ -129,6 +130,7 @@ def recovers_sooner(records: Sequence[Record]) -> dict:
         unit="epochs",
         largest=True,
     )
+    return said_if_none_recovered(row, primary)
 
 
 def explains(records: Sequence[Record], plan: Profile) -> dict:

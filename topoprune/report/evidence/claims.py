@@ -86,7 +86,7 @@ def recovers(records: Sequence[Record], plan: Profile, where: str = "") -> dict:
     table = table[table["rival"].isin(RIVALS)]
     tells = (table["p"] < LEVEL) & (table["recovered"] > 0)
     cells = np.select([tells & (table["low"] > 0), tells & (table["high"] <= 0)], ["slower", "not slower"], UNDECIDED)
-    return claim_verdict(
+    row = claim_verdict(
         "1",
         f"It recovers as fast{where}",
         f"recovers as fast{where}: restricted mean recovery time, topological less rival",
@@ -98,6 +98,14 @@ def recovers(records: Sequence[Record], plan: Profile, where: str = "") -> dict:
         unit="epochs",
         largest=True,
     )
+    return said_if_none_recovered(row, table)
+
+
+def said_if_none_recovered(row: dict, table: pd.DataFrame) -> dict:
+    """The row of a claim about recovery times; where no run recovered, its effect says so, not that they are equal."""
+    if len(table) and not table["recovered"].any():
+        return {**row, "effect": "no run recovered within its fine-tuning"}
+    return row
 
 
 def recovers_given_time(longer: Sequence[Record], plan: Profile) -> dict:
