@@ -63,7 +63,7 @@ test-slow: .venv/made ## run what is long by nature: kills, a cluster, real benc
 	$(PYTEST) --dist loadfile -m slow $(ARGS)
 
 site-test: browser ## check the site that was built last in a browser: links, widths, themes, accessibility, search
-	test -e _build/html/book/intro.html || $(MAKE) site
+	test -e _build/html/topoprune.pdf || $(MAKE) site
 	$(PYTEST) --dist loadgroup -m site tests/site $(ARGS)
 
 test-all: test test-slow site-test ## run all tests

@@ -271,6 +271,15 @@ def test_tables_have_a_line_for_each_choice_in_the_book_s_order(records):
     assert "±" not in tables.mending_table(beyond(seeds=2))["none (%)"][0]
 
 
+def test_the_cells_beside_the_deciding_one_have_its_margin(records):
+    """B3 allows half a point after fine-tuning and two points before it: one bound cannot stand for both."""
+    row = verdict("B3", records)
+    table = evidence.rivals(records)
+    same = table[table["primary"].astype(bool) & (table["margin"] == -row["bound"])]
+    assert len(row["others"]) == len(same) == 2
+    assert [difference for difference, _, _ in row["others"]] == same["difference"].tolist()
+
+
 def test_how_many_networks_stand_behind_each_ratio_is_said():
     records = without(beyond(seeds=3), Trial, ratio=0.3, seed=2)
     assert tables.networks_by_ratio(records) == "3 at ratio 0.5 and 2 at ratio 0.3"

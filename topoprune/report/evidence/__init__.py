@@ -39,7 +39,7 @@ from topoprune.report.evidence.explanation import (
     predictors_over_networks,
     sensitivity,
 )
-from topoprune.report.evidence.front import front_findings, hours, in_words
+from topoprune.report.evidence.front import front_findings, hours
 from topoprune.report.evidence.recovery import restricted_means, survival
 from topoprune.report.evidence.statistics import LEVEL, MARGIN
 from topoprune.report.evidence.summary import findings
@@ -76,7 +76,6 @@ __all__ = [
     "front_findings",
     "hazards",
     "hours",
-    "in_words",
     "lasting_gains",
     "losses",
     "mending_gains",

@@ -260,7 +260,7 @@ def claim_verdict(
         cells: what each row of `table` says, such as "equivalent".
         planned: number of cells of the whole grid.
         good, bad: what speaks for the claim, and against it.
-        bound: a difference above it speaks for the claim; less the cell's own "margin" where `table` has them.
+        bound: a difference above it speaks for the claim. Where `table` has the column "margin", less that of the cell.
         largest: whether a difference below `bound` does, so that the largest is the one most against the claim.
 
     Returns:
@@ -268,7 +268,7 @@ def claim_verdict(
         that of the cell most against the claim: of the cells that refute it if there are any, else of those with the
         most networks. The same in numbers: difference, low, high, unit; bound and side (1: a difference above `bound`
         speaks for the claim; -1: one below; 0: neither); others: (difference, low, high) of each cell with enough
-        networks.
+        networks and the same margin.
     """
     cells = np.where(table["seeds"] >= LEAST_SEEDS, cells, UNDECIDED)
     refuting = np.isin(cells, list(bad))
@@ -277,7 +277,9 @@ def claim_verdict(
     row = None
     if len(shown):
         row = shown.loc[shown["difference"].idxmax() if largest else shown["difference"].idxmin()]
-    others = table.loc[table["seeds"] >= LEAST_SEEDS, ["difference", "low", "high"]]
+    others = table[table["seeds"] >= LEAST_SEEDS]
+    if row is not None and "margin" in row:
+        others, bound = others[others["margin"] == row["margin"]], -row["margin"]
     return {
         "claim": claim,
         "name": name,
@@ -287,8 +289,8 @@ def claim_verdict(
         "seeds": 0 if row is None else int(row["seeds"]),
         "tally": f"{np.isin(cells, list(good)).sum()} of {planned} cells speak for it, {refuting.sum()} against",
         "verdict": NOT_SUPPORTED if refuting.any() else SUPPORTED if complete and len(table) else UNDECIDED,
-        **in_numbers(row, unit, largest, bound if row is None else -row.get("margin", -bound)),
-        "others": tuple(others.itertuples(index=False, name=None)),
+        **in_numbers(row, unit, largest, bound),
+        "others": tuple(others[["difference", "low", "high"]].itertuples(index=False, name=None)),
     }
 
 

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from topoprune.report.evidence.beyond import FUNCTIONAL, PRIMARY_MENDING, PRIMARY_RATIO
+from topoprune.report.evidence.beyond import FUNCTIONAL, PRIMARY_MENDING, PRIMARY_RATIO, RANDOM
 from topoprune.report.evidence.differences import RIVALS, TOPOLOGICAL, accuracy_equivalence
 from topoprune.report.frames import NAMES, removals_by_network, trials
 from topoprune.study import Record
 from topoprune.study.profiles import COMPENSATED
 
-RANDOM = NAMES["random"]
 
-
-def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[str, int | float]:
+def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[str, int | float | str]:
     """What the front page quotes.
 
     Args:
@@ -27,21 +25,26 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
         dense; removed_low, removed_high, mended_low, mended_high: the worst and the best choice as removed, and
         refitted; search, farthest, cover: the thesis's search in the functional cloud, covering it by distance alone,
         and by mass; random. In percent after fine-tuning: random_plain, random_mended, cover_plain, cover_mended.
+        Each difference NAME stands there in words, too: NAME_words, see `in_words`.
     """
     table = accuracy_equivalence(study, second=["random", *RIVALS]).groupby("rival")["difference"].mean()
     frame = trials(beyond)
     after = _at_primary_ratio(frame)["test"]
     before = _at_primary_ratio(removals_by_network(beyond))
     removed, mended = before["none"], before[PRIMARY_MENDING]
-    return {
-        "networks": trials(study)["seed"].nunique(),
-        "beyond_networks": frame["seed"].nunique(),
+    differences = {
         "over_random": table[RANDOM],
         "over_norms": table[list(RIVALS)].mean(),
         "quarter_over_random": after[TOPOLOGICAL] - after[RANDOM],
         "cover_over_random": after[FUNCTIONAL] - after[RANDOM],
         "cover_over_thesis": after[FUNCTIONAL] - after[TOPOLOGICAL],
         "cover_over_l1": after[FUNCTIONAL] - after[NAMES["l1"]],
+    }
+    return {
+        **differences,
+        **{f"{name}_words": in_words(points) for name, points in differences.items()},
+        "networks": trials(study)["seed"].nunique(),
+        "beyond_networks": frame["seed"].nunique(),
         "dense": frame["dense test"].mean(),
         "removed_low": removed.min(),
         "removed_high": removed.max(),

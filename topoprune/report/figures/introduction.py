@@ -5,6 +5,7 @@ are to be read on a telephone.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 
 import matplotlib.pyplot as plt
@@ -71,6 +72,7 @@ def choices() -> dict[str, list[int]]:
     }
 
 
+@cache
 def all_choices() -> pd.DataFrame:
     """Every choice of half of the filters, one a row: kept filters, topological fitness and covering radius."""
     delta = distance_matrix(FILTERS)
@@ -209,11 +211,11 @@ def kept_and_removed(chosen: dict[str, list[int]]) -> Figure:
 
 def fitness_against_radius(chosen: dict[str, list[int]]) -> Figure:
     """Every choice of half of the filters: topological fitness against covering radius, the named ones marked."""
+    names = {tuple(kept): name for name, kept in chosen.items()}
     every = all_choices()
+    every = every.assign(choice=every["kept"].map(names).fillna(""))
     figure, axes = plt.subplots(figsize=(4.8, 4.8))
     axes.scatter(every["radius"], every["fitness"], s=9, color="darkgrey", linewidths=0)
-    names = {tuple(kept): name for name, kept in chosen.items()}
-    every["choice"] = every["kept"].map(names).fillna("")
     for _, row in every[every["choice"] != ""].iterrows():
         colour, marker = LOOK[row["choice"]]
         axes.scatter(row["radius"], row["fitness"], s=110, color=colour, marker=marker, edgecolors="black", zorder=3)

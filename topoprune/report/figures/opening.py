@@ -1,4 +1,4 @@
-"""The figure that opens the README: what was found, in two panels."""
+"""The figure that opens the README and the front page: what was found, in two panels."""
 
 from collections.abc import Sequence
 

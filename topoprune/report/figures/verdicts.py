@@ -10,7 +10,7 @@ from topoprune.report.evidence.claims import NOT_SUPPORTED, SUPPORTED
 from topoprune.report.figures.drawing import finished, without_records
 
 VERDICT_COLOURS = {SUPPORTED: "#027a5b", NOT_SUPPORTED: "#b04a00"}
-"""Colours of verdicts that say something; the others are grey. Dark enough to be read as text."""
+"""Colours of verdicts that say something; the others are black. Dark enough to be read as text."""
 
 FOR = "#d5efe6"
 """Colour of the side on which an effect speaks for the claim."""

@@ -5,7 +5,7 @@ import pandas as pd
 from topoprune.report.evidence.claims import NOT_SUPPORTED, SUPPORTED
 
 CARD_CLASSES = {SUPPORTED: "verdict-supported", NOT_SUPPORTED: "verdict-not-supported"}
-"""Verdict -> class of its card in the style sheet; the others have none."""
+"""Verdict -> class of its card in the style sheet; others have no colour."""
 
 IN_WORDS = ["claim", "name", "verdict", "tested", "effect", "interval", "seeds", "tally", "command", "cells"]
 
@@ -41,12 +41,12 @@ def _card(row: dict, page: str) -> str:
         f":::{{grid-item-card}} {row['claim']} · {row['name']}",
         f":link: {page}",
         ":link-type: ref",
-        f":class-card: verdict {CARD_CLASSES.get(row['verdict'], 'verdict-open')}",
+        f":class-card: verdict {CARD_CLASSES.get(row['verdict'], '')}".rstrip(),
         "",
         f"**{row['verdict']}**",
         "",
         f"{row['effect']}; interval {row['interval']}" if row["effect"] else "nothing on record",
-        *(["", f"{row['tally']}"] if isinstance(row.get("tally"), str) else []),
+        *(["", row["tally"]] if isinstance(row.get("tally"), str) else []),
         ":::",
     ]
     return "\n".join(lines)
