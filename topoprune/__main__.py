@@ -227,11 +227,13 @@ PROFILES = """profiles:
   quick, quick-ablation, quick-recovery   digits, an eighth of VGG-16: minutes
   pilot, pilot-ablation, pilot-recovery   CIFAR-10, a quarter of VGG-16: hours on 2 cores
   quick-beyond, pilot-beyond              what lies beyond the thesis, on these networks
+  quick-explored, pilot-explored          ways of fine-tuning, and small ratios, on these networks
   study                                   CIFAR-10, VGG-16: the published study
   study-sgd                               dense networks of SGD alone
   study-whole, study-cutout               dense networks on all 50,000 images, without and with cutout
   ablation, recovery                      the study's ablations, and fine-tuning long enough to recover
   beyond-quarter, beyond                  what lies beyond the thesis, on a quarter of VGG-16 and on the whole
+  beyond-explored                         ways of fine-tuning, and small ratios, on a quarter of VGG-16
   beyond-choice, beyond-choice-slow       networks by which its method and its rate were chosen"""
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
-from math import cos, isfinite, pi
+from math import cos, inf, isfinite, pi
 from operator import length_hint
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ class Recipe:
         muon_decay: decoupled weight decay of Muon.
         shift: largest shift of an image, in pixels.
         cutout: side of the square that is painted over in each image, in pixels (DeVries & Taylor, 2017).
+        distillation: share of the loss that a teacher gives, in [0, 1]; the labels give the rest (Hinton et al., 2015,
+            section 2). It needs `train(..., teacher=...)`. At 1 the labels are not used.
+        temperature: by which the scores of teacher and network are divided.
 
     Raises:
         ValueError: a setting out of range.
@@ -72,6 +75,8 @@ class Recipe:
     muon_rate: float = 0.0
     muon_decay: float = 0.05
     cutout: int = 0
+    distillation: float = 0.0
+    temperature: float = 4.0
 
     def __post_init__(self):
         for name, least in {"epochs": 0, "batch": 1, "peak_rate": 0, "muon_rate": 0, "shift": 0, "cutout": 0}.items():
@@ -79,6 +84,10 @@ class Recipe:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must lie in [0, 1), got {self.warmup}: it is a share of all steps")
+        if not 0 <= self.distillation <= 1:
+            raise ValueError(f"distillation must lie in [0, 1], got {self.distillation}: it is a share of the loss")
+        if not 0 < self.temperature < inf:
+            raise ValueError(f"temperature must be a positive number, got {self.temperature}: it divides the scores")
 
     def cycle(self, progress: float) -> float:
         """Share of its peak that a learning rate has after a share `progress` of all steps."""
@@ -121,6 +130,7 @@ def train(
     validation: Iterable | None = None,
     test: Iterable | None = None,
     *,
+    teacher: nn.Module | None = None,
     seed: int = 0,
     checkpoint: Path | str | None = None,
     identity: str = "",
@@ -139,6 +149,8 @@ def train(
             dict of named ones. `data.set_epoch(epoch)` is called if it exists.
         recipe: the settings; `epochs=0` trains nothing.
         validation, test: batches for the accuracies of each epoch.
+        teacher: for `Recipe.distillation`, as a rule the dense network: on the device of `model`, answers with the same
+            classes, runs in evaluation mode and is not changed.
         seed: of a shuffling `DataLoader` and of dropout.
         checkpoint: file for the state after each epoch. A run with the same `identity`, recipe and seed continues from
             it; a file of any other is set aside with a warning.
@@ -151,7 +163,7 @@ def train(
         One `Epoch` for each epoch, those before an interruption included.
 
     Raises:
-        ValueError: nothing to train, or data that cannot be read in every epoch.
+        ValueError: nothing to train, data that cannot be read in every epoch, or a teacher that cannot teach.
         files.FileError: the checkpoint cannot be written (disk full, read-only).
 
     Example:
@@ -163,6 +175,7 @@ def train(
     """
     if any(isinstance(batches, Iterator) for batches in (data, validation, test)):
         raise ValueError("an iterator is empty after one epoch: pass a list of batches or a DataLoader")
+    _check_teacher(teacher, model, recipe)
     steps = length_hint(data) or sum(1 for _ in data)
     if fast:
         model.to(memory_format=torch.channels_last)
@@ -170,16 +183,18 @@ def train(
             keep_memory()
     optimizers = _optimizers(model, recipe)
     identity = f"{identity} {recipe.settings(CHECKPOINT_SETTINGS)} seed {seed}"
+    if teacher is not None:
+        identity += f" teacher {files.digest(teacher.state_dict())}"
     history = []
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
         history = _restore(_state(model, optimizers), checkpoint, identity)
     remaining = range(len(history), recipe.epochs)
     trained = [module for module in model.modules() if module.training or not model.training]
-    with evaluating(model):  # restores all modes at the end
+    with evaluating(model), evaluating(teacher or nn.Identity()):  # restores all modes at the end
         for module in trained:
             module.training = True
-        step = _step(model, data, recipe, fast) if remaining else _no_step
+        step = _step(model, data, recipe, teacher, fast) if remaining else _no_step
         bar: dict[str, Any] = {
             "initial": len(history),
             "total": recipe.epochs,
@@ -288,12 +303,35 @@ def _scores(model: nn.Module, inputs) -> Tensor:
     return scores
 
 
-def _step(model: nn.Module, data: Iterable, recipe: Recipe, fast: bool) -> Step:
+def _check_teacher(teacher: nn.Module | None, model: nn.Module, recipe: Recipe) -> None:
+    if teacher is None and recipe.distillation:
+        raise ValueError("a recipe with distillation needs a teacher: pass teacher=, as a rule the dense network")
+    if teacher is None:
+        return
+    if not recipe.distillation:
+        raise ValueError("the teacher would not be used: set distillation in the recipe, as in distillation=0.9")
+    own = {id(tensor) for tensor in chain(model.parameters(), model.buffers())}
+    if any(id(tensor) in own for tensor in chain(teacher.parameters(), teacher.buffers())):
+        raise ValueError(
+            "the teacher shares weights with the network that it teaches: pass a copy, copy.deepcopy(model)"
+        )
+    if _device(teacher) != _device(model):
+        raise ValueError(
+            f"the teacher is on {_device(teacher)} and the network on {_device(model)}: move it, teacher.to(...)"
+        )
+
+
+def _step(model: nn.Module, data: Iterable, recipe: Recipe, teacher: nn.Module | None, fast: bool) -> Step:
     """A function that sets the gradients for a batch and returns its loss."""
 
     def step(inputs, labels: Tensor) -> Tensor:
         with autocast(labels.device):
-            loss = F.cross_entropy(_scores(model, inputs), labels, label_smoothing=recipe.label_smoothing)
+            scores = _scores(model, inputs)
+            loss = _loss_of_labels(scores, labels, recipe)
+            if teacher is not None:
+                with torch.no_grad():
+                    target = _scores(teacher, inputs)
+                loss = loss + recipe.distillation * _loss_of_teacher(scores, target, recipe.temperature)
         model.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach()
@@ -301,6 +339,23 @@ def _step(model: nn.Module, data: Iterable, recipe: Recipe, fast: bool) -> Step:
     if fast and _device(model).type == "cuda":
         return captured(step, model, *next(_batches(data, _device(model))))
     return step
+
+
+def _loss_of_labels(scores: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
+    if recipe.distillation == 1:
+        return scores.new_zeros(())
+    return (1 - recipe.distillation) * F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
+
+
+def _loss_of_teacher(scores: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Mean divergence of the softened class probabilities from the teacher's; scores are (b, classes, ...)."""
+    if scores.shape != target.shape:
+        raise ValueError(
+            f"the teacher answers with scores of shape {tuple(target.shape)}, the network with {tuple(scores.shape)}: "
+            "both must know the same classes"
+        )
+    own, taught = ((values.float() / temperature).log_softmax(1) for values in (scores, target))
+    return temperature**2 * F.kl_div(own, taught, reduction="none", log_target=True).sum(1).mean()
 
 
 def _epoch(step: Step, optimizers, data: Iterable, recipe: Recipe, steps: int, seed: int, epoch: int) -> float | None:

@@ -16,6 +16,7 @@ from topoprune.training import Recipe, accuracy, recalibrate, train
 
 RECIPE = Recipe(epochs=3, peak_rate=0.05)
 MUON = replace(RECIPE, muon_rate=0.02)
+TAUGHT = replace(RECIPE, distillation=0.75, temperature=2.0)
 RECIPES = pytest.mark.parametrize("recipe", [RECIPE, MUON], ids=["sgd", "muon"])
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -105,6 +106,8 @@ def test_the_rate_rises_and_then_falls(warmup, progress):
         ({"epochs": 1, "cutout": -1}, "cutout must be at least 0, got -1"),
         ({"epochs": 1, "shift": -1}, "shift must be at least 0, got -1"),
         ({"epochs": 1, "peak_rate": -0.1}, "peak_rate must be at least 0, got -0.1"),
+        ({"epochs": 1, "distillation": 1.1}, r"distillation must lie in \[0, 1\], got 1.1"),
+        ({"epochs": 1, "temperature": 0.0}, "temperature must be a positive number, got 0.0"),
     ],
 )
 def test_a_recipe_out_of_range_is_refused(fields, message):
@@ -177,6 +180,44 @@ def test_the_steps_are_those_of_the_textbook():
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, dict(expected.named_parameters())[name])
     assert [epoch.loss for epoch in history] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])
+
+
+def test_the_loss_of_a_teacher_is_that_of_the_paper():
+    """The divergence of the softened probabilities, times T^2, beside the usual loss, here written out."""
+    (images, labels), *_ = data = [(inputs.double(), labels) for inputs, labels in loader()][:1]
+    model, expected, teacher = (network(seed, dropout=0.0).double() for seed in (0, 0, 1))
+    history = train(model, data, replace(TAUGHT, epochs=1, warmup=0.0), teacher=teacher)
+    with torch.no_grad():
+        soft = (teacher.eval()(images) / 2).softmax(1)
+    scores = expected(images)
+    hard = nn.functional.cross_entropy(scores, labels, label_smoothing=0.1)
+    divergence = (soft * (soft.log() - (scores / 2).log_softmax(1))).sum(1).mean()
+    assert history[0].loss == pytest.approx((0.25 * hard + 0.75 * 4 * divergence).item(), rel=1e-5)
+    (0.25 * hard + 0.75 * 4 * divergence).backward()
+    for parameter, own in zip(model.parameters(), expected.parameters(), strict=True):
+        decayed = own.grad + (own.data * 5e-4 if own.ndim > 1 else 0)
+        torch.testing.assert_close(parameter.data, own.data - 0.05 * 1.9 * decayed, rtol=1e-4, atol=1e-6)
+
+
+def test_a_teacher_is_followed_without_labels_and_left_alone():
+    teacher = network()
+    train(teacher, loader(), replace(RECIPE, epochs=10))
+    state, before = files.digest(teacher.state_dict()), modes(teacher)
+    unlabelled = [(images, torch.zeros(len(images), dtype=torch.int64)) for images, _ in loader()]
+    model = network(seed=1)
+    untaught = accuracy(model, loader())
+    history = train(model, unlabelled, replace(TAUGHT, epochs=20, distillation=1.0), loader(), teacher=teacher)
+    assert history[-1].loss < history[0].loss and history[-1].validation > max(untaught, 0.5)
+    assert files.digest(teacher.state_dict()) == state and modes(teacher) == before
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_another_teacher_makes_another_run(tmp_path):
+    file = tmp_path / "run.safetensors"
+    expected = train(network(), loader(), TAUGHT, checkpoint=file, teacher=network(seed=1))
+    assert train(network(), Unread(loader()), TAUGHT, checkpoint=file, teacher=network(seed=1)) == expected
+    with pytest.warns(files.FileWarning, match="belongs to another run"):
+        train(network(), loader(), TAUGHT, checkpoint=file, teacher=network(seed=2))
 
 
 def test_muon_takes_the_convolutions_and_leaves_the_rest_to_sgd():
@@ -418,6 +459,23 @@ def test_a_network_in_evaluation_mode_is_trained_and_left_in_it():
         (lambda: accuracy(network(), [torch.zeros(2, 3, 8, 8)]), r"pair \(inputs, labels\), got Tensor"),
         (lambda: train(network(), [(1, 2, 3)], RECIPE), r"a batch must be a pair \(inputs, labels\), got tuple"),
         (lambda: train(network().requires_grad_(False), loader(), RECIPE), "nothing to train: no parameter"),
+        (lambda: train(network(), loader(), TAUGHT), "a recipe with distillation needs a teacher"),
+        (
+            lambda: train(network(), loader(), RECIPE, teacher=network()),
+            "the teacher would not be used: set distillation",
+        ),
+        (
+            lambda: train(*[same := network(), loader(), TAUGHT], teacher=nn.Sequential(same)),
+            "the teacher shares weights",
+        ),
+        (
+            lambda: train(network(), loader(), TAUGHT, teacher=network().to("meta")),
+            "the teacher is on meta and the net",
+        ),
+        (
+            lambda: train(network(), loader(), TAUGHT, teacher=network()[:-1]),
+            r"the teacher answers with scores of shape \(16, 8\), the network with \(16, 3\): both must know the same",
+        ),
     ],
 )
 def test_data_and_networks_that_cannot_be_used_are_refused_in_one_line(call, message):
@@ -551,6 +609,15 @@ def test_on_cuda_a_captured_step_trains_the_network_of_single_launches(recipe, d
     assert outcome(train(graph, loader(), recipe, loader(), fast=True)) == expected
     assert same(launched, graph)
     assert all(parameter.grad is None for parameter in graph.parameters())  # the memory of the graph is free
+
+
+@CUDA
+def test_on_cuda_a_captured_step_follows_the_teacher(deterministic):
+    launched, graph = (network(dropout=0.0).cuda().to(memory_format=torch.channels_last) for _ in range(2))
+    teacher = network(seed=1).cuda()
+    expected = outcome(train(launched, loader(), TAUGHT, teacher=teacher))
+    assert outcome(train(graph, loader(), TAUGHT, teacher=teacher, fast=True)) == expected
+    assert same(launched, graph)
 
 
 @CUDA

@@ -43,7 +43,8 @@ def test_a_profile_is_the_product_of_its_seeds_ratios_and_methods_each_once(name
     assert {spec.seed for spec in specs if isinstance(spec, Dense)} == set(profile.seeds)
     removals = [(spec.dense.seed, spec.ratio, study.variant(spec)) for spec in specs if isinstance(spec, Removal)]
     assert set(removals) == {(s, r, m) for s in profile.seeds for r in profile.removal_ratios for m in profile.removals}
-    assert removals.count((profile.seeds[0], 0.5, "random")) == (profile.draws if "random" in profile.removals else 0)
+    draws = profile.draws if "random" in profile.removals else 0
+    assert {removals.count((profile.seeds[0], ratio, "random")) for ratio in profile.removal_ratios} <= {draws}
     assert len([spec for spec in specs if isinstance(spec, Clouds)]) == bool(removals) * len(profile.seeds)
     portraits = [spec for spec in specs if isinstance(spec, Portrait)]
     layers = profile.portraits or (() if profile.removals else (profile.layer,))
@@ -86,6 +87,13 @@ def test_a_compensated_method_is_the_same_choice_refitted():
     assert (plain.compensation, mended.compensation) == ("", "convolution")
     assert dataclasses.replace(mended, compensation="") == plain
     assert study.variant(mended) == f"fpgm{COMPENSATED}" and spec_key(plain) != spec_key(mended)
+
+
+def test_every_trial_is_run_by_every_recipe_of_its_profile():
+    p = study.profile("beyond-explored")
+    trials = study.trial_specs("beyond-explored", [14], ["cover"])
+    assert [trial.recovery for trial in trials] == [p.recovery, *p.recoveries]
+    assert trials[0] == study.trial_specs("beyond-quarter", [14], ["cover"], [0.5])[0]
 
 
 @pytest.mark.parametrize("name", study.PROFILES)
@@ -154,7 +162,8 @@ def test_companions_exist_and_are_listed():
     for name in study.PROFILES:
         assert set(study.with_companions(name)) <= set(study.PROFILES)
     assert set(study.with_companions("study")) == {
-        *("study", "ablation", "study-sgd", "recovery", "study-whole", "study-cutout", "beyond-quarter")
+        *("study", "ablation", "study-sgd", "recovery", "study-whole", "study-cutout", "beyond-quarter"),
+        "beyond-explored",
     }
 
 

@@ -191,6 +191,7 @@ def run_trial(trial: Trial, data: Data, records: tuple[Path, ...]) -> dict:
         trial.recovery,
         data.validation.batches(),
         data.test.batches(),
+        teacher=dense if trial.recovery.distillation else None,
         seed=trial.seed,
         checkpoint=run_folder(trial) / FINE_TUNING,
         identity=f"{identity} kept {files.key(kept)}",

@@ -16,6 +16,7 @@ from topoprune.study.profiles import (
     profile,
 )
 from topoprune.study.trial import Clouds, Dense, Portrait, Removal, Spec, Trial
+from topoprune.training import Recipe
 
 
 def dense_specs(name: str, seeds: Iterable[int] | None = None) -> list[Dense]:
@@ -51,10 +52,11 @@ def trial_specs(
     chosen_methods = _chosen(methods, p.methods, "methods", name)
     chosen_ratios = _chosen(ratios, p.ratios, "ratios", name)
     found = [
-        _trial(p, dense, method, ratio)
+        _trial(p, dense, method, ratio, recovery)
         for dense in dense_specs(name, seeds)
         for ratio in chosen_ratios
         for method in chosen_methods
+        for recovery in (p.recovery, *p.recoveries)
     ]
     return sorted(found, key=lambda trial: trial.ratio not in p.first)  # of all networks, and in this order within both
 
@@ -152,7 +154,7 @@ def with_companions(name: str, seeds: Iterable[int] | None = None) -> dict[str, 
 
     Example:
         >>> list(with_companions("quick"))
-        ['quick', 'quick-ablation', 'quick-recovery', 'quick-beyond']
+        ['quick', 'quick-ablation', 'quick-recovery', 'quick-beyond', 'quick-explored']
     """
     companions = dict(companion_specs(name, which, seeds) for which in COMPANIONS)
     return {name: specs(name, seeds)} | {other: wanted for other, wanted in companions.items() if other}
@@ -195,10 +197,10 @@ CLOUDS_RATIO = 0.5
 """Share of the filters that the covers of `Clouds` remove."""
 
 
-def _trial(p: Profile, dense: Dense, name: str, ratio: float) -> Trial:
+def _trial(p: Profile, dense: Dense, name: str, ratio: float, recovery: Recipe) -> Trial:
     method, options = method_and_options(name.removesuffix(COMPENSATED), p.search)
     compensation = "convolution" if name.endswith(COMPENSATED) else ""
-    return Trial(dense, method, ratio, dense.seed, p.recovery, options, compensation)
+    return Trial(dense, method, ratio, dense.seed, recovery, options, compensation)
 
 
 def _removal(p: Profile, dense: Dense, name: str, ratio: float, draw: int) -> Removal:

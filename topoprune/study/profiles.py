@@ -84,6 +84,7 @@ class Profile:
     Attributes:
         dataset, width: of the dense networks (VGG-16).
         dense, recovery: recipes of the dense networks and of fine-tuning.
+        recoveries: more recipes of fine-tuning, with each of which every trial is run as well.
         ratios: pruning ratios.
         seeds: by default; a seed stands for one dense network and all of its trials.
         layer: the convolution of the portrait, or of the barcodes.
@@ -99,6 +100,7 @@ class Profile:
         whole: companion with dense networks that held no training image out.
         cutout: the same, trained with cutout.
         beyond: companion with what lies beyond the thesis.
+        explored: companion with what was tried beside it, and enters no claim.
         portraits: convolutions of the first seed that are portrayed; without any, `layer` is, unless there are
             removals.
     """
@@ -123,9 +125,11 @@ class Profile:
     draws: int = 1
     beyond: str = ""
     portraits: tuple[str, ...] = ()
+    recoveries: tuple[Recipe, ...] = ()
+    explored: str = ""
 
 
-COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond")
+COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond", "explored")
 """Fields of a `Profile` that name another profile, which the book shows beside it."""
 
 
@@ -141,6 +145,7 @@ _QUICK = Profile(
     ablation="quick-ablation",
     longer="quick-recovery",
     beyond="quick-beyond",
+    explored="quick-explored",
 )
 
 
@@ -156,6 +161,7 @@ _PILOT = Profile(
     ablation="pilot-ablation",
     longer="pilot-recovery",
     beyond="pilot-beyond",
+    explored="pilot-explored",
 )
 
 
@@ -175,6 +181,7 @@ _STUDY = Profile(
     whole="study-whole",
     cutout="study-cutout",
     beyond="beyond-quarter",
+    explored="beyond-explored",
 )
 
 
@@ -205,6 +212,7 @@ _BEYOND_QUARTER = replace(
     ablation="",
     longer="",
     beyond="",
+    explored="",
     portraits=CONVOLUTIONS,
 )
 
@@ -216,6 +224,25 @@ _BEYOND_CHOICE = replace(
     methods=("random", "merge", *_compensated("random", "merge")),
     removals=("cover", "merge", "functional farthest"),
     removal_ratios=(0.3, 0.5, 0.7, 0.9),
+    portraits=(),
+)
+
+
+def _keeping(recovery: Recipe) -> tuple[Recipe, ...]:
+    """Recipes that could keep more of what compensation gained than `recovery` does."""
+    taught = replace(recovery, distillation=0.9)
+    return taught, replace(taught, peak_rate=0.3 * recovery.peak_rate, warmup=0.0)
+
+
+_BEYOND_EXPLORED = replace(
+    _BEYOND_QUARTER,
+    seeds=(14, 15, 16),
+    ratios=(0.5,),
+    methods=(FUNCTIONAL_CHOICE, *_compensated(FUNCTIONAL_CHOICE)),
+    recoveries=_keeping(_PILOT.recovery),
+    removals=("random", "l1", "fpgm", FUNCTIONAL_CHOICE, "qr"),
+    removal_ratios=(0.1, 0.2),
+    draws=1,
     portraits=(),
 )
 
@@ -247,7 +274,9 @@ PROFILES = {
     "beyond-choice": _BEYOND_CHOICE,
     "beyond-choice-slow": replace(_BEYOND_CHOICE, recovery=replace(_PILOT.recovery, peak_rate=0.015)),
     "beyond-quarter": _BEYOND_QUARTER,
+    "beyond-explored": _BEYOND_EXPLORED,
     "pilot-beyond": replace(_BEYOND_QUARTER, seeds=(10,)),
+    "pilot-explored": replace(_BEYOND_EXPLORED, seeds=(10,)),
     "beyond": replace(
         _BEYOND_QUARTER,
         width=1.0,
@@ -273,6 +302,17 @@ PROFILES = {
         removals=("random", "fpgm", "topological", FUNCTIONAL_CHOICE, "qr"),
         removal_ratios=(0.5,),
         draws=1,
+    ),
+    "quick-explored": replace(
+        _BEYOND_EXPLORED,
+        dataset="digits",
+        width=_QUICK.width,
+        seeds=(0,),
+        dense=_QUICK.dense,
+        recovery=_QUICK.recovery,
+        recoveries=_keeping(_QUICK.recovery),
+        search=_QUICK.search,
+        removals=("random", FUNCTIONAL_CHOICE),
     ),
 }
 
