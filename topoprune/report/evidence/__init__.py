@@ -39,6 +39,7 @@ from topoprune.report.evidence.explanation import (
     predictors_over_networks,
     sensitivity,
 )
+from topoprune.report.evidence.explored import explored_findings, fine_tunings, kept_gains, untrained_losses
 from topoprune.report.evidence.front import front_findings, hours
 from topoprune.report.evidence.recovery import restricted_means, survival
 from topoprune.report.evidence.statistics import LEVEL, MARGIN
@@ -71,11 +72,14 @@ __all__ = [
     "damage_slopes",
     "damage_slopes_over_networks",
     "explained",
+    "explored_findings",
     "findings",
+    "fine_tunings",
     "flops_mismatches",
     "front_findings",
     "hazards",
     "hours",
+    "kept_gains",
     "lasting_gains",
     "losses",
     "mending_gains",
@@ -86,5 +90,6 @@ __all__ = [
     "sensitivity",
     "sooner",
     "survival",
+    "untrained_losses",
     "verdicts",
 ]

@@ -181,7 +181,7 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         "networks": len({record.spec.dense for record in of_kind(records, Removal) + of_kind(records, Trial)}),
         "removals": len(of_kind(records, Removal)),
         "trials": len(frame),
-        "dense": _percent(float(np.mean(dense)) if dense else np.nan),
+        "dense": percent(float(np.mean(dense)) if dense else np.nan),
         "ratio": f"{PRIMARY_RATIO:g}",
         "recovery_ratio": f"{RECOVERY_RATIO:g}",
         **_recovered(frame),
@@ -189,13 +189,13 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
     }
     for key, name in _QUOTED.items():
         for mending in ("none", PRIMARY_MENDING):
-            found[f"{key}_{mending}"] = _percent(before[mending].get(name, np.nan))
-        found[f"{key}_plain"] = _percent(after.get(name, np.nan))
-        found[f"{key}_mended"] = _percent(after.get(name + COMPENSATED, np.nan))
+            found[f"{key}_{mending}"] = percent(before[mending].get(name, np.nan))
+        found[f"{key}_plain"] = percent(after.get(name, np.nan))
+        found[f"{key}_mended"] = percent(after.get(name + COMPENSATED, np.nan))
     table = lasting_gains(records)
     for key, rival in {"over_thesis": TOPOLOGICAL, "over_random": NAMES["random"]}.items():
         rows = table[(table["rival"] == rival) & table["primary"].astype(bool)]
-        found[key] = _points(rows.iloc[0]) if len(rows) else NOT_ON_RECORD
+        found[key] = points(rows.iloc[0]) if len(rows) else NOT_ON_RECORD
     return found
 
 
@@ -237,13 +237,15 @@ def _recovered(frame: pd.DataFrame) -> dict[str, str]:
 def _clouds(records: Sequence[Record]) -> dict[str, str]:
     means = cloud_frame(records).groupby("space")[["spread", "radius"]].mean()
     means = 100 * means.reindex(["weights", "functional"])
-    return {f"{column}_{space}": _percent(means.loc[space, column]) for column in means for space in means.index}
+    return {f"{column}_{space}": percent(means.loc[space, column]) for column in means for space in means.index}
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """An accuracy (%) as prose quotes it."""
     return NOT_ON_RECORD if np.isnan(value) else f"{value:.1f} %"
 
 
-def _points(row: pd.Series) -> str:
+def points(row: pd.Series) -> str:
+    """A difference with its interval, where it has one, as prose quotes it."""
     interval = "" if np.isnan(row["low"]) else f" (95 % interval {row['low']:+.1f} to {row['high']:+.1f})"
     return f"{row['difference']:+.1f} points{interval}"

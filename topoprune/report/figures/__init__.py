@@ -26,6 +26,7 @@ from topoprune.report.figures.beyond import (
     mended_survival,
 )
 from topoprune.report.figures.drawing import style
+from topoprune.report.figures.explored import ways_of_fine_tuning
 from topoprune.report.figures.interactive import explorer
 from topoprune.report.figures.layers import damage_against_recovery, layer_map, partial_effect
 from topoprune.report.figures.measurements import bench_growth, engine_growth, engine_operations, engine_removal
@@ -70,4 +71,5 @@ __all__ = [
     "survival_curves",
     "training_curves",
     "verdict_forest",
+    "ways_of_fine_tuning",
 ]

@@ -13,7 +13,15 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 from topoprune.report.evidence.differences import GLOBAL, TOPOLOGICAL, ablations, accuracy_equivalence
 from topoprune.report.evidence.recovery import survival
 from topoprune.report.evidence.statistics import MARGIN, t_interval
-from topoprune.report.figures.drawing import COLOURS, MARKERS, by_method, draw_means, finished, without_records
+from topoprune.report.figures.drawing import (
+    COLOURS,
+    MARKERS,
+    by_method,
+    draw_means,
+    finished,
+    none_recovered,
+    without_records,
+)
 from topoprune.report.figures.panels import WIDTH, label_outer, panels, shared_legend
 from topoprune.report.frames import (
     LAYERWISE_NAMES,
@@ -109,6 +117,8 @@ def survival_curves(records: Sequence[Record]) -> Figure:
     frame = survival(records)
     if frame.empty:
         return without_records(frame)
+    if frame["share"].min() == 1:
+        return none_recovered(frame)
     figure, axes = _draw_by_epoch(frame, "share", errorbar=None, height=2.1, drawstyle="steps-post")
     for panel in axes:
         panel.set_ylim(-0.05, 1.05)

@@ -29,7 +29,7 @@ from topoprune.report.evidence.claims import LEAST_SEEDS
 from topoprune.report.evidence.differences import TOPOLOGICAL
 from topoprune.report.evidence.recovery import survival
 from topoprune.report.evidence.statistics import t_interval
-from topoprune.report.figures.drawing import finished, without_records
+from topoprune.report.figures.drawing import finished, in_words, none_recovered, without_records
 from topoprune.report.frames import (
     MENDINGS,
     NAMES,
@@ -68,7 +68,7 @@ def choices_compared(records: Sequence[Record]) -> Figure:
     axes.axvline(frame["dense test"].mean(), color="grey", linestyle=":", linewidth=1.2)
     axes.set(xlabel="test accuracy (%)", xlim=(0, 100), yticks=range(len(order)), yticklabels=order.index)
     axes.grid(axis="y", alpha=0.4)
-    _legend_below(figure, axes, columns=2)
+    legend_below(figure, axes, columns=2)
     return finished(figure, frame)
 
 
@@ -86,8 +86,10 @@ def damage_by_choice(records: Sequence[Record]) -> Figure:
     frame = removals_by_network(records)
     if frame.empty:
         return without_records(frame)
-    figure, panels = plt.subplots(1, len(MENDINGS), figsize=(WIDTH, 4.6), sharey=True)
     ratios = sorted(frame["ratio"].unique())
+    if len(ratios) == 1:
+        return in_words(f"Only ratio {ratios[0]:g} is on record: the table above has all of it.", frame)
+    figure, panels = plt.subplots(1, len(MENDINGS), figsize=(WIDTH, 4.6), sharey=True)
     order = [name for name in NAMES.values() if name in set(frame["method"]) - set(HIGHLIGHTED)]
     order += [name for name in HIGHLIGHTED if name in set(frame["method"])]  # on top of the grey lines
     for axes, mending in zip(panels, MENDINGS, strict=True):
@@ -99,7 +101,7 @@ def damage_by_choice(records: Sequence[Record]) -> Figure:
         axes.set_xticklabels(ratios, rotation=90)
         axes.title.set_fontsize("medium")
     panels[0].set_ylabel("test accuracy (%)")
-    _legend_below(figure, panels[0], columns=4)
+    legend_below(figure, panels[0], columns=4)
     return finished(figure, frame)
 
 
@@ -138,7 +140,7 @@ def clouds_by_layer(records: Sequence[Record]) -> Figure:
             _draw_mean(axes, own, colour, _SPACE_NAMES[space])
         axes.set(ylabel=label, ylim=(0, None))
     panels[1].set(xlabel="convolution", xticks=sorted(frame["layer"].unique()))
-    _legend_below(figure, panels[0], columns=2)
+    legend_below(figure, panels[0], columns=2)
     return finished(figure, frame)
 
 
@@ -181,7 +183,7 @@ def lost_mass_plot(records: Sequence[Record]) -> Figure:
         axes.set(title=MENDING_TITLES[target], xlabel="lost mass (%)", ylim=(0, 100))
         axes.title.set_fontsize("medium")
     panels[0].set_ylabel("test accuracy (%)")
-    _legend_below(figure, panels[0], columns=len(ratios) + 1, title="share removed")
+    legend_below(figure, panels[0], columns=len(ratios) + 1, title="share removed")
     return finished(figure, frame)
 
 
@@ -194,6 +196,8 @@ def mended_curves(records: Sequence[Record]) -> Figure:
 def mended_survival(records: Sequence[Record]) -> Figure:
     """Kaplan-Meier: the share of networks that has not recovered yet, compensated (solid) and plain (dashed)."""
     frame = _arms(survival(records))
+    if len(frame) and frame["share"].min() == 1:
+        return none_recovered(frame)
     return _by_arm(frame, "share", "epoch of fine-tuning", "not recovered yet", drawstyle="steps-post")
 
 
@@ -236,7 +240,7 @@ def _draw_mean(axes: Axes, values, colour: str, label: str) -> None:
         axes.errorbar(means.index, means, yerr=bars, fmt="none", color=colour, linewidth=1, capsize=2)
 
 
-def _legend_below(figure: Figure, axes: Axes, columns: int, title: str = "") -> None:
+def legend_below(figure: Figure, axes: Axes, columns: int, title: str = "") -> None:
     """One legend under all panels, each name once."""
     handles, labels = axes.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
@@ -307,5 +311,5 @@ def _by_arm(frame: pd.DataFrame, y: str, xlabel: str, ylabel: str, **options) ->
         axes.set(title=f"ratio {ratio:g}", xlabel=xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0, 0].set_ylabel(ylabel)
-    _legend_below(figure, panels[0, -1], columns=2)
+    legend_below(figure, panels[0, -1], columns=2)
     return finished(figure, frame)

@@ -33,10 +33,20 @@ def finished(figure: Figure, data: pd.DataFrame) -> Figure:
 
 def without_records(data: pd.DataFrame) -> Figure:
     """A small figure that says that nothing is on record."""
-    figure, axes = plt.subplots(figsize=(4, 1))
-    axes.text(0.5, 0.5, "nothing on record", ha="center", va="center", color="grey")
+    return in_words("nothing on record", data)
+
+
+def in_words(text: str, data: pd.DataFrame) -> Figure:
+    """A small figure of one sentence, where curves would show nothing."""
+    figure, axes = plt.subplots(figsize=(6, 0.8))
+    axes.text(0.5, 0.5, text, ha="center", va="center", color="dimgrey")
     axes.set_axis_off()
     return finished(figure, data)
+
+
+def none_recovered(frame: pd.DataFrame) -> Figure:
+    """What stands in the place of the curves of `survival` where all stay at 1."""
+    return in_words(f"No run has recovered within {frame['epoch'].max():.0f} epochs: every curve stays at 1.", frame)
 
 
 def by_method(frame: pd.DataFrame) -> dict:

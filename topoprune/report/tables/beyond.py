@@ -34,7 +34,7 @@ def mending_table(records: Sequence[Record], ratio: float = PRIMARY_RATIO) -> pd
         for choice, own in frame[frame["ratio"] == ratio].groupby("method")
     ]
     losses = ("lost mass (%)", "covering radius", "choosing (s)", "refitting (s)")
-    return _in_order(rows, ["choice", *(f"{mending} (%)" for mending in MENDINGS), *losses, _NETWORKS])
+    return in_order(rows, ["choice", *(f"{mending} (%)" for mending in MENDINGS), *losses, _NETWORKS])
 
 
 def gain_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -50,7 +50,7 @@ def gain_table(records: Sequence[Record]) -> pd.DataFrame:
         }
         for choice, own in gains.groupby("method")
     ]
-    return _in_order(rows, ["choice", *(f"{ratio:g}" for ratio in ratios), _NETWORKS])
+    return in_order(rows, ["choice", *(f"{ratio:g}" for ratio in ratios), _NETWORKS])
 
 
 def fine_tuned_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def fine_tuned_table(records: Sequence[Record]) -> pd.DataFrame:
         }
         for choice, own in frame.groupby("choice")
     ]
-    return _in_order(rows, ["choice", *columns])
+    return in_order(rows, ["choice", *columns])
 
 
 def networks_by_ratio(records: Sequence[Record]) -> str:
@@ -78,7 +78,7 @@ def networks_by_ratio(records: Sequence[Record]) -> str:
     return " and ".join(named) or "none"
 
 
-def _in_order(rows: list[dict], columns: list[str]) -> pd.DataFrame:
+def in_order(rows: list[dict], columns: list[str]) -> pd.DataFrame:
     """Rows in the book's order of methods; an empty cell where nothing is on record."""
     order = list(NAMES.values())
     table = pd.DataFrame(sorted(rows, key=lambda row: order.index(row["choice"])), columns=columns)
@@ -86,8 +86,10 @@ def _in_order(rows: list[dict], columns: list[str]) -> pd.DataFrame:
 
 
 def _gain(cell: pd.DataFrame) -> str:
-    if cell.empty:
-        return ""
-    row = cell.iloc[0]
+    return "" if cell.empty else difference_and_interval(cell.iloc[0])
+
+
+def difference_and_interval(row: pd.Series) -> str:
+    """A difference in points with its sign, and half of its interval where there are networks enough."""
     interval = f" ± {np.nan_to_num(row['high'] - row['low']) / 2:.1f}" if row["seeds"] >= LEAST_SEEDS else ""
     return f"{row['difference']:+.1f}{interval}"

@@ -1,0 +1,99 @@
+"""What was explored beside the claims: tables, figure and findings follow what was planted."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+from planted import networks
+from planted_beyond import removal, trial
+
+from topoprune.report import evidence, figures, tables
+from topoprune.report.evidence.explored import recipe_in_words
+from topoprune.study import PROFILES, Removal, Trial
+from topoprune.study.profiles import COMPENSATED, FUNCTIONAL_CHOICE
+
+PLAN = PROFILES["beyond-explored"]
+RECIPES = [recipe_in_words(recipe) for recipe in (PLAN.recovery, *PLAN.recoveries)]
+KEPT = {RECIPES[0]: 0.0, RECIPES[1]: 1.0, RECIPES[2]: 2.0}
+
+
+def explored(seeds: int) -> list:
+    """Networks of 90 % that lose 10 points by a tenth and 20 by two, 8 less refitted, and keep `KEPT` of refitting."""
+    records = networks(seeds)
+    for seed in range(seeds):
+        for ratio in (0.1, 0.2):
+            for name in ("random", FUNCTIONAL_CHOICE):
+                records.append(removal(name, ratio, seed, 90 - 100 * ratio, 8.0, 0.2, 0.3))
+        for recipe in (PLAN.recovery, *PLAN.recoveries):
+            for name in (FUNCTIONAL_CHOICE, FUNCTIONAL_CHOICE + COMPENSATED):
+                kept = KEPT[recipe_in_words(recipe)] * name.endswith(COMPENSATED)
+                made = trial(name, 0.5, seed, 80 + seed + kept, 0.3)
+                records.append(dataclasses.replace(made, spec=dataclasses.replace(made.spec, recovery=recipe)))
+    return records
+
+
+def test_what_is_left_of_the_gain_is_paired_within_a_network():
+    kept = evidence.kept_gains(explored(3)).query("measured == 'last'").set_index("recipe")
+    assert kept["difference"].to_dict() == pytest.approx(KEPT) and set(kept["seeds"]) == {3}
+
+
+def test_recipes_differ_in_words():
+    assert RECIPES == ["peak rate 0.05", "peak rate 0.05, teacher", "peak rate 0.015, no warm-up, teacher"]
+
+
+def test_points_are_lost_against_the_dense_network():
+    lost = evidence.untrained_losses(explored(2)).set_index(["method", "ratio", "seed"])
+    assert lost.loc[("random", 0.1, 0)].tolist() == pytest.approx([10, 2])
+    assert lost.loc[(evidence.FUNCTIONAL, 0.2, 1)].tolist() == pytest.approx([20, 12])
+
+
+def test_tables_have_a_line_for_each_choice_and_each_recipe():
+    untrained, tuned = tables.untrained_table(explored(3)), tables.fine_tunings_table(explored(3))
+    assert untrained.to_dict("records")[0] == {
+        "choice": "random",
+        "0.1, plain": "10.0 ± 0.0",
+        "0.1, refitted": "2.0 ± 0.0",
+        "0.2, plain": "20.0 ± 0.0",
+        "0.2, refitted": "12.0 ± 0.0",
+    }
+    assert tuned["recipe"].tolist() == RECIPES and tuned["at the end"].tolist() == [
+        "+0.0 ± 0.0",
+        "+1.0 ± 0.0",
+        "+2.0 ± 0.0",
+    ]
+    assert tuned["plain (%)"].tolist() == ["81.0 ± 2.5"] * 3
+
+
+def test_the_figure_has_a_line_for_each_recipe_and_arm():
+    figure = figures.ways_of_fine_tuning(explored(2))
+    (axes,) = figure.axes
+    names = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert names == {f"{recipe}; {arm}" for recipe in RECIPES for arm in ("plain", "refitted")}
+    ends = {line.get_label(): line.get_ydata()[-1] for line in axes.lines if line.get_label() in names}
+    assert ends[f"{RECIPES[2]}; refitted"] - ends[f"{RECIPES[2]}; plain"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("records", [[], networks(2)], ids=["none", "dense"])
+def test_without_records_everything_keeps_its_columns_and_its_keys(records):
+    full = explored(2)
+    for make in (evidence.fine_tunings, evidence.kept_gains, evidence.untrained_losses):
+        pd.testing.assert_index_equal(make(records).columns, make(full).columns)
+    assert tables.fine_tunings_table(records).empty and tables.untrained_table(records).empty
+    assert figures.ways_of_fine_tuning(records).data.empty
+    assert evidence.explored_findings(records, PLAN).keys() == evidence.explored_findings(full, PLAN).keys()
+
+
+@pytest.mark.parametrize("missing", [Trial, Removal])
+def test_findings_are_text_that_a_sentence_can_hold(missing):
+    found = evidence.explored_findings(explored(3), PLAN)
+    assert (found["plain_small"], found["refitted_larger"]) == ("10.0 points", "12.0 points")
+    assert found["kept_1"].startswith("+1.0 points") and found["final_2"] == "83.0 %"
+    assert found["flops_small"] == "81 %"
+    part = [record for record in explored(3) if not isinstance(record.spec, missing)]
+    assert "nan" not in " ".join(map(str, evidence.explored_findings(part, PLAN).values()))
+
+
+def test_one_arm_alone_has_no_gain():
+    plain = [one for one in explored(2) if not (isinstance(one.spec, Trial) and one.spec.compensation)]
+    assert evidence.kept_gains(plain).empty
+    assert tables.fine_tunings_table(plain)["at the end"].tolist() == [""] * 3

@@ -1,0 +1,137 @@
+"""What was explored beside the claims: small ratios without any training, and ways of fine-tuning."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from topoprune.models import build
+from topoprune.network import flops, remove
+from topoprune.report.evidence.beyond import FUNCTIONAL
+from topoprune.report.evidence.beyond_claims import NOT_ON_RECORD, points
+from topoprune.report.evidence.statistics import paired_difference
+from topoprune.report.frames import of_kind, removals_by_network, typed_frame
+from topoprune.selection import select
+from topoprune.study import Profile, Record, Trial
+from topoprune.training import Recipe
+
+PLAIN, REFITTED = "plain", "refitted"
+
+_ARM = {"recipe": "object", "arm": "object", "seed": "int64"}
+_COLUMNS = {**_ARM, "before": "float64", "first": "float64", "last": "float64", "recovered": "bool"}
+_CURVE_COLUMNS = {**_ARM, "epoch": "int64", "accuracy": "float64"}
+
+
+def recipe_in_words(recipe: Recipe) -> str:
+    """What sets a way of fine-tuning apart.
+
+    >>> recipe_in_words(Recipe(epochs=5, peak_rate=0.015, warmup=0.0, distillation=0.9))
+    'peak rate 0.015, no warm-up, teacher'
+    """
+    parts = [f"peak rate {recipe.peak_rate:g}"]
+    parts += ["no warm-up"] * (recipe.warmup == 0) + ["teacher"] * (recipe.distillation > 0)
+    return ", ".join(parts)
+
+
+def fine_tunings(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each trial: recipe in words, arm ("plain" or "refitted"), seed, and test accuracies (%).
+
+    `before`, `first` and `last` are those before fine-tuning, after its first epoch and after its last; `recovered`
+    tells whether validation accuracy came within half a point of the dense network's.
+    """
+    rows = [
+        {
+            **_arm(record.spec),
+            "before": 100 * record.result["damage"]["test"],
+            "first": 100 * record.result["history"][0]["test"],
+            "last": 100 * record.result["history"][-1]["test"],
+            "recovered": record.result["recovery"]["reached"],
+        }
+        for record in of_kind(records, Trial)
+    ]
+    return typed_frame(rows, _COLUMNS)
+
+
+def fine_tuning_curves(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each trial and epoch (0: before fine-tuning): recipe, arm, seed, epoch, test accuracy (%)."""
+    rows = [
+        {**_arm(record.spec), "epoch": epoch, "accuracy": 100 * test}
+        for record in of_kind(records, Trial)
+        for epoch, test in enumerate(
+            [record.result["damage"]["test"], *(step["test"] for step in record.result["history"])]
+        )
+    ]
+    return typed_frame(rows, _CURVE_COLUMNS)
+
+
+def _arm(trial: Trial) -> dict:
+    arm = REFITTED if trial.compensation else PLAIN
+    return {"recipe": recipe_in_words(trial.recovery), "arm": arm, "seed": trial.dense.seed}
+
+
+def kept_gains(records: Sequence[Record]) -> pd.DataFrame:
+    """What is left of the gain of refitting: refitted less plain, in points of test accuracy, paired in each network.
+
+    Returns:
+        A row for each recipe and `measured` ("before", "first" or "last", see `fine_tunings`): seeds, difference, low,
+        high (95 % interval), p (two-sided, not corrected: nothing is claimed).
+    """
+    frame = fine_tunings(records)
+    wide = frame.pivot_table(index=["recipe", "seed"], columns="arm", values=["before", "first", "last"], sort=False)
+    rows = [
+        {"recipe": recipe, "measured": measured, **paired_difference((own[REFITTED] - own[PLAIN]).dropna().to_numpy())}
+        for measured in ("before", "first", "last")
+        if {(measured, PLAIN), (measured, REFITTED)} <= set(wide.columns)
+        for recipe, own in wide[measured].groupby(level="recipe", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["recipe", "measured", "seeds", "difference", "low", "high", "p"])
+
+
+def untrained_losses(records: Sequence[Record]) -> pd.DataFrame:
+    """Points of test accuracy below the dense network before any fine-tuning, by choice, ratio and network.
+
+    Returns:
+        A row for each choice, ratio and dense network: method, ratio, seed, plain, refitted (its convolutions).
+    """
+    frame = removals_by_network(records)
+    lost = frame.assign(plain=frame["dense test"] - frame["none"], refitted=frame["dense test"] - frame["convolution"])
+    return lost[["method", "ratio", "seed", PLAIN, REFITTED]]
+
+
+def explored_findings(records: Sequence[Record], plan: Profile) -> dict[str, str | int]:
+    """What the prose quotes, as text; "(not on record)" where nothing is.
+
+    Returns:
+        networks: how many are on record; small, larger: the profile's two smallest ratios; flops_small, flops_larger:
+        FLOPs that are left at these; NAME_small, NAME_larger: points that the functional choice loses there without
+        any training, NAME in plain and refitted; recipe_I, final_I, kept_I: the profile's recipes in words, mean test
+        accuracy (%) of the refitted networks after them, and what is left of the gain of refitting, with its interval.
+    """
+    lost, tuned, kept = untrained_losses(records), fine_tunings(records), kept_gains(records)
+    found: dict[str, str | int] = {"networks": len({*lost["seed"], *tuned["seed"]})}
+    for name, ratio in zip(("small", "larger"), sorted(plan.removal_ratios)[:2], strict=True):
+        cell = lost[(lost["method"] == FUNCTIONAL) & (lost["ratio"] == ratio)]
+        found |= {name: f"{ratio:g}", f"flops_{name}": f"{100 * flops_left(plan, ratio):.0f} %"}
+        for arm in (PLAIN, REFITTED):
+            found[f"{arm}_{name}"] = f"{cell[arm].mean():.1f} points" if len(cell) else NOT_ON_RECORD
+    for number, recipe in enumerate((plan.recovery, *plan.recoveries)):
+        words = recipe_in_words(recipe)
+        ends = tuned.loc[(tuned["recipe"] == words) & (tuned["arm"] == REFITTED), "last"]
+        left = kept[(kept["recipe"] == words) & (kept["measured"] == "last")]
+        found[f"recipe_{number}"] = words
+        found[f"final_{number}"] = f"{ends.mean():.1f} %" if len(ends) else NOT_ON_RECORD
+        found[f"kept_{number}"] = points(left.iloc[0]) if len(left) else NOT_ON_RECORD
+    return found
+
+
+def flops_left(plan: Profile, ratio: float) -> float:
+    """Share of the FLOPs of the profile's network that uniform pruning at a ratio leaves.
+
+    Example:
+        >>> from topoprune.study import profile
+        >>> round(flops_left(profile("pilot"), 0.5), 2)
+        0.26
+    """
+    model, images = build("vgg16", width=plan.width).eval(), torch.zeros(2, 3, 32, 32)
+    small = remove(model, images, select(model, images, "l1", ratio, check=False), check=False)
+    return flops(small, images) / flops(model, images)

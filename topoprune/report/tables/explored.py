@@ -1,0 +1,39 @@
+"""Tables of what was explored beside the claims of the chapter "Beyond the thesis"."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from topoprune.report.evidence.explored import PLAIN, REFITTED, fine_tunings, kept_gains, untrained_losses
+from topoprune.report.tables.beyond import difference_and_interval, in_order
+from topoprune.report.tables.comparison import mean_and_interval
+from topoprune.study import Record
+
+
+def untrained_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Points of test accuracy that each choice loses without any training, by ratio, as removed and refitted."""
+    frame = untrained_losses(records)
+    ratios = sorted(frame["ratio"].unique())
+    cells = {f"{ratio:g}, {arm}": (ratio, arm) for ratio in ratios for arm in (PLAIN, REFITTED)}
+    rows = [
+        {"choice": choice}
+        | {name: mean_and_interval(own.loc[own["ratio"] == ratio, arm], 1) for name, (ratio, arm) in cells.items()}
+        for choice, own in frame.groupby("method")
+    ]
+    return in_order(rows, ["choice", *cells])
+
+
+def fine_tunings_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Test accuracy (%) after each way of fine-tuning, plain and refitted, and what is left of refitting's gain."""
+    frame, gains = fine_tunings(records), kept_gains(records)
+    steps = {"before": "gain before", "first": "after 1 epoch", "last": "at the end"}
+    rows = []
+    for recipe, own in frame.groupby("recipe", sort=False):
+        row = {"recipe": recipe}
+        row |= {f"{arm} (%)": mean_and_interval(runs["last"], 1) for arm, runs in own.groupby("arm")}
+        for _, gain in gains[gains["recipe"] == recipe].iterrows():
+            row[steps[gain["measured"]]] = difference_and_interval(gain)
+        row["recovered"] = f"{own['recovered'].sum()} of {len(own)}"
+        rows.append(row)
+    columns = ["recipe", f"{PLAIN} (%)", f"{REFITTED} (%)", *steps.values(), "recovered"]
+    return pd.DataFrame(rows, columns=columns).fillna("")
