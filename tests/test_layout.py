@@ -95,8 +95,8 @@ def test_the_method_is_small():
     lines = {module_name(path): len(path.read_text().splitlines()) for path in MODULES}
     method = {name: count for name, count in lines.items() if room_of(name) == "method"}
     # 2,500 is what the thesis's method was to take. Networks of others (tracing, verification, targets, files) and what
-    # lies beyond the thesis (functional cloud, covers, compensation) came on top of it.
-    assert sum(method.values()) <= 5_950, dict(sorted(method.items(), key=lambda item: -item[1]))
+    # lies beyond the thesis (functional cloud, covers, compensation, a teacher) came on top of it.
+    assert sum(method.values()) <= 6_000, dict(sorted(method.items(), key=lambda item: -item[1]))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

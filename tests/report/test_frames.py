@@ -142,3 +142,9 @@ def test_every_variant_has_a_name_in_the_book():
     assert {frames.name_of(spec) for spec in specs} <= set(frames.NAMES.values())
     larger = dataclasses.replace(specs[0], method="topological", options={"population": 8})
     assert isinstance(larger, Trial) and frames.name_of(larger) == "topological"
+
+
+def test_a_run_in_the_files_of_two_profiles_counts_once():
+    first, again = record("l1", 0.5, 0, 80, 30, 0.4), record("l1", 0.5, 0, 80, 30, 0.4)
+    later = dataclasses.replace(again, provenance={**PROVENANCE, "date": "2026-11-29"})
+    assert frames.each_once([first, later, again]) == [again, later]

@@ -4,6 +4,7 @@ A frame without rows has its columns all the same, so that a chapter can show a 
 dense networks, is on record.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from typing import TypeVar
@@ -137,6 +138,12 @@ def typed_frame(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:
 def of_kind(records: Sequence[Record], kind: type[AnySpec]) -> list[Record[AnySpec]]:
     """The records whose spec is of one kind, such as `Dense` or `Trial`."""
     return [record for record in records if isinstance(record.spec, kind)]
+
+
+def each_once(records: Sequence[Record]) -> list[Record]:
+    """The records without repetition: a run that stands in the files of two profiles counts once."""
+    runs = {(record.key, json.dumps(record.provenance, sort_keys=True)): record for record in records}
+    return list(runs.values())
 
 
 def name_of(spec: Trial | Removal) -> str:
