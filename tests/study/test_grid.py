@@ -8,7 +8,7 @@ from tiny import TINY
 
 from topoprune import study
 from topoprune.files import FileError
-from topoprune.study import RunError, Trial, provenance
+from topoprune.study import Dense, RunError, Trial, provenance
 from topoprune.study.datasets import DataError
 from topoprune.study.execution import without_times
 from topoprune.study.locks import locked
@@ -138,6 +138,23 @@ def test_the_dense_network_of_a_trial_is_trained_first(tiny_study, folders):
     for spec in begun[2:]:
         assert begun.index(spec.dense) < begun.index(spec)
     assert len(begun) == 7
+
+
+def test_runs_keep_their_order_whichever_dense_network_is_finished_first(tiny_study, trained):
+    """The first ratios of all networks come before the others, also where one network is finished long before."""
+    wanted, begun = study.specs("tiny"), []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, function, spec, *others):
+            begun.append(spec)
+            future = super().submit(lambda: next(record for record in tiny_study.records if record.spec == spec))
+            future.result()
+            return future
+
+    with Pool(1) as pool:
+        study.records_of_profiles({"tiny": wanted}, executor=pool, at_once=1)
+    pruned = [spec for spec in wanted if not isinstance(spec, Dense)]
+    assert [spec for spec in begun if not isinstance(spec, Dense)] == pruned and len(begun) == len(wanted)
 
 
 @pytest.fixture

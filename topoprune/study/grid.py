@@ -19,6 +19,9 @@ from topoprune.study.run_folder import discard_run, run_folder
 from topoprune.study.store import Store
 from topoprune.study.trial import Dense, Portrait, Record, Spec, spec_key
 
+AT_ONCE = 256
+"""Runs that an executor of unknown size holds at one time."""
+
 
 class RunError(RuntimeError):
     """Some runs failed; the message names the first and its cause. The records of all others are stored."""
@@ -59,11 +62,14 @@ def records_of_profiles(
     device: str | None = None,
     force: bool = False,
     executor: Executor | None = None,
+    at_once: int = AT_ONCE,
 ) -> dict[str, list[Record]]:
     """As `records`, for several profiles; a spec that they share is run once.
 
     Args:
         wanted: profile -> its specs, or None for all of them; see `plans.with_companions`.
+        at_once: runs that the executor holds at one time, twice as many as it has workers. The others wait, and follow
+            in the order of their specs as soon as their dense networks are trained.
 
     Returns:
         profile -> its records
@@ -76,7 +82,7 @@ def records_of_profiles(
         _discard(chosen)
     missing = {name: _missing(name, some) for name, some in chosen.items()}
     if may_run:
-        _run_and_store(missing, device, executor)
+        _run_and_store(missing, device, executor, at_once)
     else:
         _require_some(chosen, missing)
     return {name: _load(name, some) for name, some in chosen.items()}
@@ -155,7 +161,7 @@ def _load(name: str, some: list[Spec]) -> list[Record]:
     return [Record.from_json(stored[spec_key(spec)]) for spec in some if spec_key(spec) in stored]
 
 
-def _run_and_store(missing: dict[str, list[Spec]], device: str | None, executor: Executor | None) -> None:
+def _run_and_store(missing: dict[str, list[Spec]], device: str | None, executor: Executor | None, at_once: int) -> None:
     """Run each missing spec once, and store its record for every profile that lacks it."""
     todo: dict[str, Spec] = {}
     stores: dict[str, list[Store]] = defaultdict(list)
@@ -168,7 +174,7 @@ def _run_and_store(missing: dict[str, list[Spec]], device: str | None, executor:
     calls = [(spec, device, *(store.path for store in stores[key])) for key, spec in todo.items()]
     names = ", ".join(name for name, some in missing.items() if some)
     with tqdm(total=len(todo), desc=names, unit="run", disable=None) as bar:
-        for record in _finished(calls, executor):
+        for record in _finished(calls, executor, at_once):
             for store in stores[record.key]:
                 require_clean(store.path, record.provenance["commit"])  # of the process that ran it
                 store.append(record.to_json())
@@ -177,9 +183,9 @@ def _run_and_store(missing: dict[str, list[Spec]], device: str | None, executor:
             bar.update()
 
 
-def _finished(calls: list[tuple], executor: Executor | None) -> Iterator[Record]:
+def _finished(calls: list[tuple], executor: Executor | None, at_once: int) -> Iterator[Record]:
     """The record of each call of `run` that succeeds, as it is finished; at the end an error that names the others."""
-    outcomes = _one_by_one(calls) if executor is None else _side_by_side(calls, executor)
+    outcomes = _one_by_one(calls) if executor is None else _side_by_side(calls, executor, at_once)
     failed = []
     with contextlib.closing(outcomes):
         for spec, outcome in outcomes:
@@ -208,21 +214,23 @@ def _one_by_one(calls: list[tuple]) -> Generator[tuple[Spec, Record | BaseExcept
         yield call[0], outcome
 
 
-def _side_by_side(calls: list[tuple], executor: Executor) -> Generator[tuple[Spec, Record | BaseException], None, None]:
-    """Submit dense networks first, and a trial when its dense network is finished: all its trials share it."""
-    networks = {call[0] for call in calls if isinstance(call[0], Dense)}
-    pruning = defaultdict(list)
-    for call in calls:
-        if not isinstance(call[0], Dense) and call[0].dense in networks:
-            pruning[call[0].dense].append(call)
-    ready = [call for call in calls if isinstance(call[0], Dense) or call[0].dense not in networks]
-    running = {_submit(executor, call): call[0] for call in ready}
+def _side_by_side(
+    calls: list[tuple], executor: Executor, at_once: int
+) -> Generator[tuple[Spec, Record | BaseException], None, None]:
+    """Submit dense networks first, then the others in their order, each when its dense network is finished."""
+    training = {call[0] for call in calls if isinstance(call[0], Dense)}
+    waiting = sorted(calls, key=lambda call: not isinstance(call[0], Dense))
+    running: dict[Future, Spec] = {}
     try:
-        while running:
+        while waiting or running:
+            ready = [call for call in waiting if isinstance(call[0], Dense) or call[0].dense not in training]
+            for call in ready[: at_once - len(running)]:
+                waiting.remove(call)
+                running[_submit(executor, call)] = call[0]
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 spec = running.pop(future)
                 if isinstance(spec, Dense):
-                    running |= {_submit(executor, call): call[0] for call in pruning.pop(spec, [])}
+                    training.discard(spec)
                 yield spec, future.exception() or future.result()
     finally:
         for future in running:

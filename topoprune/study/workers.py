@@ -53,7 +53,7 @@ def profiles_on_processes(
         not_ours = multiprocessing.active_children()
         pool = ProcessPoolExecutor(count, spawn, _start_worker, (numbers,))
         try:
-            return records_of_profiles(wanted, device, force, pool)
+            return records_of_profiles(wanted, device, force, pool, at_once=2 * count)
         except RunError as error:
             stored_now = sum(len(records_store(name).load()) for name in wanted)
             attempts = 1 if stored_now > stored else attempts + 1
