@@ -34,6 +34,7 @@ def fine_tunings_table(records: Sequence[Record]) -> pd.DataFrame:
         for _, gain in gains[gains["recipe"] == recipe].iterrows():
             row[steps[gain["measured"]]] = difference_and_interval(gain)
         row["recovered"] = f"{own['recovered'].sum()} of {len(own)}"
+        row["networks"] = own["seed"].nunique()
         rows.append(row)
-    columns = ["recipe", f"{PLAIN} (%)", f"{REFITTED} (%)", *steps.values(), "recovered"]
+    columns = ["recipe", f"{PLAIN} (%)", f"{REFITTED} (%)", *steps.values(), "recovered", "networks"]
     return pd.DataFrame(rows, columns=columns).fillna("")
