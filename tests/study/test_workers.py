@@ -70,7 +70,7 @@ def at_work(cache: Path) -> int | None:
 
 @pytest.mark.slow
 def test_an_error_here_ends_the_processes_and_what_waits_for_them(monkeypatch):
-    def full_disk(wanted, device, force, pool):
+    def full_disk(wanted, device, force, pool, at_once):
         pool.submit(os.getpid).result()
         for _ in range(8):
             pool.submit(time.sleep, 600)
@@ -85,7 +85,7 @@ def test_an_error_here_ends_the_processes_and_what_waits_for_them(monkeypatch):
 def test_processes_that_always_die_end_a_study_and_progress_renews_the_attempts(folders, monkeypatch):
     calls = []
 
-    def dying(wanted, device, force, pool):
+    def dying(wanted, device, force, pool, at_once):
         calls.append(force)
         if len(calls) == 3:
             study.records_store("tiny").append({"key": "a run that was finished"})
@@ -100,7 +100,7 @@ def test_processes_that_always_die_end_a_study_and_progress_renews_the_attempts(
 def test_a_run_that_fails_starts_no_new_processes(folders, monkeypatch):
     calls = []
 
-    def failing(wanted, device, force, pool):
+    def failing(wanted, device, force, pool, at_once):
         calls.append(force)
         raise RunError("failed") from ValueError()
 

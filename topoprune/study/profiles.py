@@ -202,7 +202,7 @@ def _compensated(*names: str) -> tuple[str, ...]:
 
 _BEYOND_QUARTER = replace(
     _PILOT,
-    seeds=tuple(range(10, 20)),
+    seeds=(*range(10, 15), *range(17, 20), 22, 23),
     ratios=(0.5, 0.3),
     first=(0.5,),
     methods=(*LAYERWISE, FUNCTIONAL_CHOICE, "qr", *_compensated("random", "fpgm", FUNCTIONAL_CHOICE, "qr")),
@@ -236,7 +236,7 @@ def _keeping(recovery: Recipe) -> tuple[Recipe, ...]:
 
 _BEYOND_EXPLORED = replace(
     _BEYOND_QUARTER,
-    seeds=(14, 15, 16),
+    seeds=tuple(range(14, 20)),
     ratios=(0.5,),
     methods=(FUNCTIONAL_CHOICE, *_compensated(FUNCTIONAL_CHOICE)),
     recoveries=_keeping(_PILOT.recovery),
