@@ -195,14 +195,8 @@ def train(
         for module in trained:
             module.training = True
         step = _step(model, data, recipe, teacher, fast) if remaining else _no_step
-        bar: dict[str, Any] = {
-            "initial": len(history),
-            "total": recipe.epochs,
-            "unit": "epoch",
-            "leave": False,
-            "disable": None,
-        }
-        for epoch in tqdm(remaining, "train", **bar):
+        bar: dict[str, Any] = {"initial": len(history), "total": recipe.epochs, "unit": "epoch"}
+        for epoch in tqdm(remaining, "train", leave=False, disable=None, **bar):
             started = time.perf_counter()
             loss = _epoch(step, optimizers, data, recipe, steps, seed, epoch)
             seconds = time.perf_counter() - started
@@ -312,9 +306,7 @@ def _check_teacher(teacher: nn.Module | None, model: nn.Module, recipe: Recipe) 
         raise ValueError("the teacher would not be used: set distillation in the recipe, as in distillation=0.9")
     own = {id(tensor) for tensor in chain(model.parameters(), model.buffers())}
     if any(id(tensor) in own for tensor in chain(teacher.parameters(), teacher.buffers())):
-        raise ValueError(
-            "the teacher shares weights with the network that it teaches: pass a copy, copy.deepcopy(model)"
-        )
+        raise ValueError("the teacher shares weights with the network: pass a copy, copy.deepcopy(model)")
     if _device(teacher) != _device(model):
         raise ValueError(
             f"the teacher is on {_device(teacher)} and the network on {_device(model)}: move it, teacher.to(...)"
