@@ -37,6 +37,16 @@ def test_what_is_left_of_the_gain_is_paired_within_a_network():
     assert kept["difference"].to_dict() == pytest.approx(KEPT) and set(kept["seeds"]) == {3}
 
 
+def test_recipes_are_compared_with_the_first_on_the_networks_that_both_have():
+    records = explored(4)
+    missing = [one for one in records if isinstance(one.spec, Trial) and one.spec.recovery == PLAN.recovery]
+    gains = evidence.recipe_gains([one for one in records if one is not missing[-1]]).set_index(["arm", "recipe"])
+    assert gains["difference"].to_dict() == pytest.approx(
+        {(arm, recipe): KEPT[recipe] * (arm == "refitted") for arm in ("plain", "refitted") for recipe in RECIPES[1:]}
+    )
+    assert gains.loc["plain", "seeds"].tolist() == [4, 4] and gains.loc["refitted", "seeds"].tolist() == [3, 3]
+
+
 def test_recipes_differ_in_words():
     assert RECIPES == ["peak rate 0.05", "peak rate 0.05, teacher", "peak rate 0.015, no warm-up, teacher"]
 
@@ -61,6 +71,7 @@ def test_tables_have_a_line_for_each_choice_and_each_recipe():
         "+1.0 ± 0.0",
         "+2.0 ± 0.0",
     ]
+    assert tuned["refitted, less the first recipe"].tolist() == ["", "+1.0 ± 0.0", "+2.0 ± 0.0"]
     assert tuned["plain (%)"].tolist() == ["81.0 ± 2.5"] * 3
 
 
@@ -76,7 +87,7 @@ def test_the_figure_has_a_line_for_each_recipe_and_arm():
 @pytest.mark.parametrize("records", [[], networks(2)], ids=["none", "dense"])
 def test_without_records_everything_keeps_its_columns_and_its_keys(records):
     full = explored(2)
-    for make in (evidence.fine_tunings, evidence.kept_gains, evidence.untrained_losses):
+    for make in (evidence.fine_tunings, evidence.kept_gains, evidence.recipe_gains, evidence.untrained_losses):
         pd.testing.assert_index_equal(make(records).columns, make(full).columns)
     assert tables.fine_tunings_table(records).empty and tables.untrained_table(records).empty
     assert figures.ways_of_fine_tuning(records).data.empty
@@ -87,7 +98,8 @@ def test_without_records_everything_keeps_its_columns_and_its_keys(records):
 def test_findings_are_text_that_a_sentence_can_hold(missing):
     found = evidence.explored_findings(explored(3), PLAN)
     assert (found["plain_small"], found["refitted_larger"]) == ("10.0 points", "12.0 points")
-    assert found["kept_1"].startswith("+1.0 points") and found["final_2"] == "83.0 %"
+    assert found["kept_1"].startswith("+1.0 points") and found["final"] == "81.0 %"
+    assert found["better_2"].startswith("+2.0 points")
     assert found["flops_small"] == "83 %"
     part = [record for record in explored(3) if not isinstance(record.spec, missing)]
     assert "nan" not in " ".join(map(str, evidence.explored_findings(part, PLAN).values()))

@@ -39,7 +39,13 @@ from topoprune.report.evidence.explanation import (
     predictors_over_networks,
     sensitivity,
 )
-from topoprune.report.evidence.explored import explored_findings, fine_tunings, kept_gains, untrained_losses
+from topoprune.report.evidence.explored import (
+    explored_findings,
+    fine_tunings,
+    kept_gains,
+    recipe_gains,
+    untrained_losses,
+)
 from topoprune.report.evidence.front import front_findings, hours
 from topoprune.report.evidence.recovery import restricted_means, survival
 from topoprune.report.evidence.statistics import LEVEL, MARGIN
@@ -85,6 +91,7 @@ __all__ = [
     "mending_gains",
     "predictors",
     "predictors_over_networks",
+    "recipe_gains",
     "restricted_means",
     "rivals",
     "sensitivity",

@@ -87,6 +87,24 @@ def kept_gains(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["recipe", "measured", "seeds", "difference", "low", "high", "p"])
 
 
+def recipe_gains(records: Sequence[Record]) -> pd.DataFrame:
+    """What each recipe is worth beside the first on record: test accuracy at the end, less that of the first.
+
+    Returns:
+        A row for each arm and each recipe but the first, paired in each network: recipe, arm, seeds, difference, low,
+        high (95 % interval), p (two-sided, not corrected).
+    """
+    frame = fine_tunings(records)
+    wide = frame.pivot_table(index="seed", columns=["arm", "recipe"], values="last", sort=False)
+    first = next(iter(frame["recipe"]), "")
+    rows = [
+        {"recipe": recipe, "arm": arm, **paired_difference((ends - wide[arm, first]).dropna().to_numpy())}
+        for (arm, recipe), ends in wide.items()
+        if recipe != first and (arm, first) in wide
+    ]
+    return pd.DataFrame(rows, columns=["recipe", "arm", "seeds", "difference", "low", "high", "p"])
+
+
 def untrained_losses(records: Sequence[Record]) -> pd.DataFrame:
     """Points of test accuracy below the dense network before any fine-tuning, by choice, ratio and network.
 
@@ -104,23 +122,27 @@ def explored_findings(records: Sequence[Record], plan: Profile) -> dict[str, str
     Returns:
         networks: how many are on record; small, larger: the profile's two smallest ratios; flops_small, flops_larger:
         FLOPs that are left at these; NAME_small, NAME_larger: points that the functional choice loses there without
-        any training, NAME in plain and refitted; recipe_I, final_I, kept_I: the profile's recipes in words, mean test
-        accuracy (%) of the refitted networks after them, and what is left of the gain of refitting, with its interval.
+        any training, NAME in plain and refitted; final: mean test accuracy (%) of the refitted networks after the
+        profile's first recipe; kept_I: what is left of the gain of refitting after each of its recipes, with its
+        interval; better_I: what each but the first adds to `final`, paired in each network.
     """
-    lost, tuned, kept = untrained_losses(records), fine_tunings(records), kept_gains(records)
+    lost, tuned = untrained_losses(records), fine_tunings(records)
+    kept, better = kept_gains(records), recipe_gains(records)
     found: dict[str, str | int] = {"networks": len({*lost["seed"], *tuned["seed"]})}
     for name, ratio in zip(("small", "larger"), sorted(plan.removal_ratios)[:2], strict=True):
         cell = lost[(lost["method"] == FUNCTIONAL) & (lost["ratio"] == ratio)]
         found |= {name: f"{ratio:g}", f"flops_{name}": f"{100 * flops_left(plan, ratio):.0f} %"}
         for arm in (PLAIN, REFITTED):
             found[f"{arm}_{name}"] = f"{cell[arm].mean():.1f} points" if len(cell) else NOT_ON_RECORD
-    for number, recipe in enumerate((plan.recovery, *plan.recoveries)):
-        words = recipe_in_words(recipe)
-        ends = tuned.loc[(tuned["recipe"] == words) & (tuned["arm"] == REFITTED), "last"]
-        left = kept[(kept["recipe"] == words) & (kept["measured"] == "last")]
-        found[f"recipe_{number}"] = words
-        found[f"final_{number}"] = f"{ends.mean():.1f} %" if len(ends) else NOT_ON_RECORD
+    recipes = [recipe_in_words(recipe) for recipe in (plan.recovery, *plan.recoveries)]
+    ends = tuned.loc[(tuned["recipe"] == recipes[0]) & (tuned["arm"] == REFITTED), "last"]
+    found["final"] = f"{ends.mean():.1f} %" if len(ends) else NOT_ON_RECORD
+    for number, recipe in enumerate(recipes):
+        left = kept[(kept["recipe"] == recipe) & (kept["measured"] == "last")]
         found[f"kept_{number}"] = points(left.iloc[0]) if len(left) else NOT_ON_RECORD
+        if number:
+            added = better[(better["recipe"] == recipe) & (better["arm"] == REFITTED)]
+            found[f"better_{number}"] = points(added.iloc[0]) if len(added) else NOT_ON_RECORD
     return found
 
 

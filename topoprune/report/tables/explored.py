@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from topoprune.report.evidence.explored import PLAIN, REFITTED, fine_tunings, kept_gains, untrained_losses
+from topoprune.report.evidence.explored import PLAIN, REFITTED, fine_tunings, kept_gains, recipe_gains, untrained_losses
 from topoprune.report.tables.beyond import difference_and_interval, in_order
 from topoprune.report.tables.comparison import mean_and_interval
 from topoprune.study import Record
+
+BESIDE_FIRST = f"{REFITTED}, less the first recipe"
 
 
 def untrained_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -25,16 +27,18 @@ def untrained_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def fine_tunings_table(records: Sequence[Record]) -> pd.DataFrame:
     """Test accuracy (%) after each way of fine-tuning, plain and refitted, and what is left of refitting's gain."""
-    frame, gains = fine_tunings(records), kept_gains(records)
+    frame, gains, better = fine_tunings(records), kept_gains(records), recipe_gains(records)
+    better = better[better["arm"] == REFITTED].set_index("recipe")
     steps = {"before": "gain before", "first": "after 1 epoch", "last": "at the end"}
     rows = []
     for recipe, own in frame.groupby("recipe", sort=False):
         row = {"recipe": recipe}
         row |= {f"{arm} (%)": mean_and_interval(runs["last"], 1) for arm, runs in own.groupby("arm")}
+        row[BESIDE_FIRST] = difference_and_interval(better.loc[recipe]) if recipe in better.index else ""
         for _, gain in gains[gains["recipe"] == recipe].iterrows():
             row[steps[gain["measured"]]] = difference_and_interval(gain)
         row["recovered"] = f"{own['recovered'].sum()} of {len(own)}"
         row["networks"] = own["seed"].nunique()
         rows.append(row)
-    columns = ["recipe", f"{PLAIN} (%)", f"{REFITTED} (%)", *steps.values(), "recovered", "networks"]
+    columns = ["recipe", f"{PLAIN} (%)", f"{REFITTED} (%)", BESIDE_FIRST, *steps.values(), "recovered", "networks"]
     return pd.DataFrame(rows, columns=columns).fillna("")
