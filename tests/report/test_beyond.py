@@ -265,7 +265,7 @@ def test_tables_have_a_line_for_each_choice_in_the_book_s_order(records):
     names = [frames.NAMES[name] for name in CHOICES]
     for table in (tables.mending_table(records), tables.gain_table(records)):
         assert table["choice"].tolist() == sorted(names, key=list(frames.NAMES.values()).index)
-        assert set(table["networks"]) == {4}
+    assert set(tables.mending_table(records)["networks"]) == {4}
     tuned = tables.fine_tuned_table(records).set_index("choice")
     assert tuned.loc["L1", "0.5, compensated (%)"] == "" and "±" in tuned.loc["L1", "0.5, plain (%)"]
     assert "±" not in tables.mending_table(beyond(seeds=2))["none (%)"][0]
@@ -282,7 +282,9 @@ def test_the_cells_beside_the_deciding_one_have_its_margin(records):
 
 def test_how_many_networks_stand_behind_each_ratio_is_said():
     records = without(beyond(seeds=3), Trial, ratio=0.3, seed=2)
-    assert tables.networks_by_ratio(records) == "3 at ratio 0.5 and 2 at ratio 0.3"
+    assert tables.networks_by_ratio(records) == "3 at 0.5, 2 at 0.3"
+    lost = without(records, Removal, ratio=0.5, dense=records[0].spec)
+    assert tables.networks_by_ratio(lost, before=True) == "3 at 0.3, 2 at 0.5"
     assert tables.networks_by_ratio([]) == "none"
 
 

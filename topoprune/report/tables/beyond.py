@@ -15,8 +15,6 @@ from topoprune.report.tables.comparison import mean_and_interval
 from topoprune.study import Record
 from topoprune.study.profiles import COMPENSATED
 
-_NETWORKS = "networks"
-
 
 def mending_table(records: Sequence[Record], ratio: float = PRIMARY_RATIO) -> pd.DataFrame:
     """Test accuracy before fine-tuning at one ratio, by choice and way of mending, and what the choice loses."""
@@ -29,12 +27,12 @@ def mending_table(records: Sequence[Record], ratio: float = PRIMARY_RATIO) -> pd
             "covering radius": mean_and_interval(own["covering radius"], 2),
             "choosing (s)": f"{own['selection seconds'].median():.1f}",
             "refitting (s)": f"{own['refitting seconds'].median():.0f}",
-            _NETWORKS: len(own),
+            "networks": len(own),
         }
         for choice, own in frame[frame["ratio"] == ratio].groupby("method")
     ]
     losses = ("lost mass (%)", "covering radius", "choosing (s)", "refitting (s)")
-    return in_order(rows, ["choice", *(f"{mending} (%)" for mending in MENDINGS), *losses, _NETWORKS])
+    return in_order(rows, ["choice", *(f"{mending} (%)" for mending in MENDINGS), *losses, "networks"])
 
 
 def gain_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -46,11 +44,10 @@ def gain_table(records: Sequence[Record]) -> pd.DataFrame:
         {
             "choice": choice,
             **{f"{ratio:g}": _gain(own[own["ratio"] == ratio]) for ratio in ratios},
-            _NETWORKS: own["seeds"].max(),
         }
         for choice, own in gains.groupby("method")
     ]
-    return in_order(rows, ["choice", *(f"{ratio:g}" for ratio in ratios), _NETWORKS])
+    return in_order(rows, ["choice", *(f"{ratio:g}" for ratio in ratios)])
 
 
 def fine_tuned_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -71,11 +68,17 @@ def fine_tuned_table(records: Sequence[Record]) -> pd.DataFrame:
     return in_order(rows, ["choice", *columns])
 
 
-def networks_by_ratio(records: Sequence[Record]) -> str:
-    """How many dense networks have fine-tuned trials, in words, such as "4 at ratio 0.5 and 3 at 0.3"."""
-    counts = trials(records).groupby("ratio")["seed"].nunique().sort_index(ascending=False)
-    named = [f"{networks} at ratio {ratio:g}" for ratio, networks in counts.items()]
-    return " and ".join(named) or "none"
+def networks_by_ratio(records: Sequence[Record], before: bool = False) -> str:
+    """How many dense networks stand behind each ratio, in words, such as "4 at 0.5, 3 at 0.3".
+
+    Args:
+        before: count those that were pruned without fine-tuning instead of the fine-tuned ones.
+    """
+    frame = removals_by_network(records) if before else trials(records)
+    counts = (
+        frame.groupby("ratio")["seed"].nunique().sort_index(ascending=False).sort_values(ascending=False, kind="stable")
+    )
+    return ", ".join(f"{networks} at {ratio:g}" for ratio, networks in counts.items()) or "none"
 
 
 def in_order(rows: list[dict], columns: list[str]) -> pd.DataFrame:
