@@ -30,6 +30,8 @@ def test_its_three_sentences_hold(published):
     assert abs(found["cover_mended"] - found["cover_plain"]) < 0.5
     assert found["cover_over_random"] > 0.5 and found["cover_over_thesis"] > 1
     assert abs(found["cover_over_l1"]) < 0.5
+    kept = evidence.kept_gains(study.published_records("beyond-explored")).query("measured == 'last'")
+    assert len(kept) == 3 and (kept["seeds"] >= 3).all() and (kept["difference"].abs() < 0.5).all()
     lost = evidence.untrained_losses(study.published_records("beyond-explored")).query("method == @evidence.FUNCTIONAL")
     assert lost.groupby("ratio")["refitted"].mean().round().to_dict() == {0.1: 1, 0.2: 2}
     assert found["removed_high"] < 40 and found["mended_low"] > 55 and 80 < found["dense"] < 90
