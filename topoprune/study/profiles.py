@@ -312,7 +312,7 @@ PROFILES = {
         recovery=_QUICK.recovery,
         recoveries=_keeping(_QUICK.recovery),
         search=_QUICK.search,
-        removals=("random", FUNCTIONAL_CHOICE),
+        removals=(FUNCTIONAL_CHOICE,),
     ),
 }
 
