@@ -70,8 +70,11 @@ def tiny_study(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_beyond(tiny_study):
     """Records of `TINY_BEYOND`: a network of `TinyStudy`, its clouds, four removals (two random draws), two trials."""
-    with FileLock(tiny_study.cache.parent / "beyond.lock"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOPOPRUNE_CACHE", str(tiny_study.cache))
+    own = tiny_study.cache.parent.parent / "tiny-beyond-cache"  # tests look into that of the tiny study meanwhile
+    with FileLock(own.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
+        if not own.exists():
+            shutil.copytree(tiny_study.cache, own)
+        patch.setenv("TOPOPRUNE_CACHE", str(own))
         patch.setenv("TOPOPRUNE_RESULTS", str(tiny_study.results))
         return study.records("tiny-beyond", device="cpu")
 
