@@ -105,6 +105,12 @@ def test_findings_are_text_that_a_sentence_can_hold(missing):
     assert "nan" not in " ".join(map(str, evidence.explored_findings(part, PLAN).values()))
 
 
+def test_without_the_first_recipe_the_others_add_to_nothing():
+    lacking = [one for one in explored(3) if not (isinstance(one.spec, Trial) and one.spec.recovery == PLAN.recovery)]
+    found = evidence.explored_findings(lacking, PLAN)
+    assert found["final"] == found["better_2"] == "(not on record)" and found["kept_2"].startswith("+2.0 points")
+
+
 def test_one_arm_alone_has_no_gain():
     plain = [one for one in explored(2) if not (isinstance(one.spec, Trial) and one.spec.compensation)]
     assert evidence.kept_gains(plain).empty

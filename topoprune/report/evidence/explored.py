@@ -87,8 +87,11 @@ def kept_gains(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["recipe", "measured", "seeds", "difference", "low", "high", "p"])
 
 
-def recipe_gains(records: Sequence[Record]) -> pd.DataFrame:
-    """What each recipe is worth beside the first on record: test accuracy at the end, less that of the first.
+def recipe_gains(records: Sequence[Record], first: str = "") -> pd.DataFrame:
+    """What each recipe is worth beside the first: test accuracy at the end, less that of the first.
+
+    Args:
+        first: that recipe in words, by default the first on record.
 
     Returns:
         A row for each arm and each recipe but the first, paired in each network: recipe, arm, seeds, difference, low,
@@ -96,7 +99,7 @@ def recipe_gains(records: Sequence[Record]) -> pd.DataFrame:
     """
     frame = fine_tunings(records)
     wide = frame.pivot_table(index="seed", columns=["arm", "recipe"], values="last", sort=False)
-    first = next(iter(frame["recipe"]), "")
+    first = first or next(iter(frame["recipe"]), "")
     rows = [
         {"recipe": recipe, "arm": arm, **paired_difference((ends - wide[arm, first]).dropna().to_numpy())}
         for (arm, recipe), ends in wide.items()
@@ -126,24 +129,27 @@ def explored_findings(records: Sequence[Record], plan: Profile) -> dict[str, str
         profile's first recipe; kept_I: what is left of the gain of refitting after each of its recipes, with its
         interval; better_I: what each but the first adds to `final`, paired in each network.
     """
+    recipes = [recipe_in_words(recipe) for recipe in (plan.recovery, *plan.recoveries)]
     lost, tuned = untrained_losses(records), fine_tunings(records)
-    kept, better = kept_gains(records), recipe_gains(records)
+    kept, better = kept_gains(records), recipe_gains(records, recipes[0])
     found: dict[str, str | int] = {"networks": len({*lost["seed"], *tuned["seed"]})}
     for name, ratio in zip(("small", "larger"), sorted(plan.removal_ratios)[:2], strict=True):
         cell = lost[(lost["method"] == FUNCTIONAL) & (lost["ratio"] == ratio)]
         found |= {name: f"{ratio:g}", f"flops_{name}": f"{100 * flops_left(plan, ratio):.0f} %"}
         for arm in (PLAIN, REFITTED):
             found[f"{arm}_{name}"] = f"{cell[arm].mean():.1f} points" if len(cell) else NOT_ON_RECORD
-    recipes = [recipe_in_words(recipe) for recipe in (plan.recovery, *plan.recoveries)]
     ends = tuned.loc[(tuned["recipe"] == recipes[0]) & (tuned["arm"] == REFITTED), "last"]
     found["final"] = f"{ends.mean():.1f} %" if len(ends) else NOT_ON_RECORD
     for number, recipe in enumerate(recipes):
-        left = kept[(kept["recipe"] == recipe) & (kept["measured"] == "last")]
-        found[f"kept_{number}"] = points(left.iloc[0]) if len(left) else NOT_ON_RECORD
-        if number:
-            added = better[(better["recipe"] == recipe) & (better["arm"] == REFITTED)]
-            found[f"better_{number}"] = points(added.iloc[0]) if len(added) else NOT_ON_RECORD
+        found[f"kept_{number}"] = _quoted(kept[(kept["recipe"] == recipe) & (kept["measured"] == "last")])
+    for number, recipe in enumerate(recipes[1:], 1):
+        found[f"better_{number}"] = _quoted(better[(better["recipe"] == recipe) & (better["arm"] == REFITTED)])
     return found
+
+
+def _quoted(rows: pd.DataFrame) -> str:
+    """The one row as prose quotes it, or that it is not on record."""
+    return points(rows.iloc[0]) if len(rows) else NOT_ON_RECORD
 
 
 def flops_left(plan: Profile, ratio: float) -> float:
