@@ -23,7 +23,14 @@ FIGURES = [
     figures.mended_survival,
 ]
 TABLES = [tables.fine_tuned_table, tables.gain_table, tables.mending_table]
-EVIDENCE = [evidence.mending_gains, evidence.lasting_gains, evidence.rivals, evidence.sooner, evidence.explained]
+EVIDENCE = [
+    evidence.mending_gains,
+    evidence.lasting_gains,
+    evidence.rivals,
+    evidence.sooner,
+    evidence.explained,
+    evidence.explained_over_networks,
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,6 +163,14 @@ def test_cells_of_the_rivals_say_equivalent_better_or_worse():
     assert set(evidence.rivals(beyond(seeds=5, over_qr=0.2))["verdict"]) == {"equivalent"}
 
 
+def test_equivalence_is_corrected_over_the_cells_of_the_test():
+    cells = evidence.rivals(beyond(seeds=3, noise=0.2)).query("primary")
+    within = (cells["low"] >= -cells["margin"]) & (cells["high"] <= cells["margin"])
+    equivalent = cells["verdict"] == "equivalent"
+    assert (equivalent == (cells["p"] < 0.05)).all()
+    assert (within & ~equivalent).any()  # an interval within the margin is not enough
+
+
 def test_one_sided_p_values_are_corrected_over_the_cells_of_the_test():
     records = beyond(seeds=3, gain=1.0, noise=1.0)
     wide = frames.removals(records).query("ratio == 0.5").set_index(["seed", "method"])
@@ -184,6 +199,28 @@ def test_the_lost_mass_explains_if_it_tells_accuracy_and_nothing_simpler_does(pl
     table = evidence.explained(beyond(seeds=4, **planted))
     found = {beyond_explanation.accuracy_verdict(table, target) for target in beyond_explanation.ACCURACIES}
     assert found == verdicts
+
+
+def test_a_slope_of_each_network_tells_what_was_planted():
+    planted = beyond(seeds=4, link=8.0)
+    table = evidence.explained_over_networks(planted).query("predictor == 'lost mass'").set_index("target")
+    spread = evidence.losses(planted).groupby("target")["lost mass"].std()
+    assert (table["effect"] / spread).to_dict() == pytest.approx(dict.fromkeys(spread.index, -8.0), abs=0.2)
+    assert set(table["seeds"]) == {4} and (table["p"] < 0.01).all()
+    one_ratio = [one for one in planted if getattr(one.spec, "ratio", 0.5) == 0.5]
+    assert evidence.explained_over_networks(one_ratio)["effect"].isna().all()  # ratio and method are all there is
+
+
+def test_no_target_is_explained_by_too_few_networks():
+    for seeds, verdicts in ((2, {"undecided"}), (3, {"supported"})):
+        records = beyond(seeds=seeds, link=8.0)
+        assert set(evidence.accuracy_verdicts(records, evidence.explained(records)).values()) == verdicts
+
+
+def test_choices_that_lose_more_rank_lower(records):
+    found = evidence.beyond_findings(beyond(seeds=4, link=20.0, noise=0.0))
+    assert found["mass_rank_none"] == found["mass_rank_convolution"] == "-1.00"
+    assert abs(float(found["distance_rank_none"])) < 0.9
 
 
 def test_the_fifth_claim_needs_all_planned_cells():

@@ -128,7 +128,7 @@ def test_the_cost_is_the_mean_difference_over_what_networks_share():
         if one.spec.method == "topological":
             one.result["selection_seconds"] = 10.0 + one.spec.seed  # the others take 1
     row = claims.cost_of_selection(records)
-    assert row["effect"] == "+10.0 s (medians: 11.0 against 1.00)"
+    assert row["effect"] == "+10.0 s (medians: topological 11.0, L1 1.0, L2 1.0, FPGM 1.0)"
     half = 4.302653 * 1 / np.sqrt(3)  # Student's quantile for 2 degrees of freedom
     assert row["interval"] == f"{10 - half:+.2f} to {10 + half:+.2f}"
     assert claims.cost_of_selection(networks(3) + records[3:4])["interval"] == "none: not on record"

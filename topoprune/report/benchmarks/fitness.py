@@ -40,7 +40,7 @@ def bench_numbers(measured: dict) -> dict:
     return {
         "ratio_h0": fast["H0"]["times giotto-tda"],
         "ratio_h1": fast["H0 + H1"]["times giotto-tda"],
-        "difference": max(row["largest relative difference"] for row in tight),
+        "difference": f"{max(row['largest relative difference'] for row in tight):.0e}".replace("0e+00", "zero"),
         "filters": total["H0"]["n"],
         "wide": measured["wide"][0]["n"],
         "seconds_h0": total["H0"]["seconds"],

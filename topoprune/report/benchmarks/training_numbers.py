@@ -90,7 +90,6 @@ def cuda_numbers(measured: dict) -> dict:
     rounded = max(least, key=lambda row: row["times faster, training"])
     return {
         "device": measured["settings"]["device"],
-        "goal": measured["settings"]["goal"],
         "loaders": measured["settings"]["loader processes"],
         "loaded_way": loaded["way"].removeprefix("+ "),
         "plain": plain["images/s"],

@@ -14,7 +14,13 @@ from topoprune.report.evidence.beyond import (
     sooner,
 )
 from topoprune.report.evidence.beyond_claims import beyond_findings, beyond_verdicts
-from topoprune.report.evidence.beyond_explanation import FUNCTIONAL_PREDICTORS, explained, losses
+from topoprune.report.evidence.beyond_explanation import (
+    FUNCTIONAL_PREDICTORS,
+    accuracy_verdicts,
+    explained,
+    explained_over_networks,
+    losses,
+)
 from topoprune.report.evidence.claims import HIGH_RATIO, LEAST_SEEDS, verdicts
 from topoprune.report.evidence.differences import (
     FLOOR,
@@ -70,6 +76,7 @@ __all__ = [
     "TOPOLOGICAL",
     "ablations",
     "accuracy_equivalence",
+    "accuracy_verdicts",
     "adjusted",
     "beyond_findings",
     "beyond_verdicts",
@@ -78,6 +85,7 @@ __all__ = [
     "damage_slopes",
     "damage_slopes_over_networks",
     "explained",
+    "explained_over_networks",
     "explored_findings",
     "findings",
     "fine_tunings",

@@ -108,8 +108,8 @@ def lasting_gains(records: Sequence[Record]) -> pd.DataFrame:
 def rivals(records: Sequence[Record]) -> pd.DataFrame:
     """B3: the functional choice less pivoted QR after fine-tuning, and less QR and OBS before it, refitted.
 
-    "equivalent" where the 90 % interval lies within the margin, "better" or "worse" where the 95 % interval excludes
-    zero and the means differ by more than the margin, "undecided" otherwise.
+    "equivalent" where the two one-sided tests, corrected by Holm, place the difference within the margin; "better" or
+    "worse" where the 95 % interval excludes zero and the means differ by more than the margin; "undecided" otherwise.
 
     Returns:
         A row for each comparison and ratio: method, rival, measured, ratio, primary, margin; seeds, difference
@@ -140,7 +140,8 @@ def rivals(records: Sequence[Record]) -> pd.DataFrame:
     cell = ["method", "rival", "measured", "ratio", "primary", "margin"]
     columns = [*cell, "seeds", "difference", "low", "high", "low 95", "high 95", "p", "verdict"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.assign(p=_corrected(table["p"], table["primary"].astype(bool)))
+    table = table.assign(p=_corrected(table["p"], table["primary"].astype(bool)))
+    return table.assign(verdict=_rivals_judged(table))
 
 
 def sooner(records: Sequence[Record]) -> pd.DataFrame:
@@ -202,17 +203,16 @@ def _one_sided(differences: pd.Series) -> dict:
 def _equivalent(differences: np.ndarray, margin: float) -> dict:
     tested = equivalence(differences, margin)
     low, high = t_interval(differences)
-    mean = tested["difference"]
-    if tested["seeds"] < LEAST_SEEDS:
-        verdict = UNDECIDED
-    elif tested["low"] >= -margin and tested["high"] <= margin:
-        verdict = EQUIVALENT
-    elif (low > 0 or high < 0) and abs(mean) > margin:
-        verdict = BETTER if mean > 0 else WORSE
-    else:
-        verdict = UNDECIDED
     shown = {name: tested[name] for name in ("seeds", "difference", "low", "high")}
-    return {**shown, "low 95": low, "high 95": high, "p": tested["p equivalent"], "verdict": verdict}
+    return {**shown, "low 95": low, "high 95": high, "p": tested["p equivalent"]}
+
+
+def _rivals_judged(table: pd.DataFrame) -> np.ndarray:
+    """The verdict of each cell of `rivals`."""
+    enough = table["seeds"] >= LEAST_SEEDS
+    above = enough & (table["low 95"] > 0) & (table["difference"] > table["margin"])
+    below = enough & (table["high 95"] < 0) & (table["difference"] < -table["margin"])
+    return np.select([enough & (table["p"] < LEVEL), above, below], [EQUIVALENT, BETTER, WORSE], UNDECIDED)
 
 
 def _recovery_verdict(tested: dict, recovered: int) -> str:

@@ -17,9 +17,11 @@ from topoprune.report.evidence.beyond import (
     LATER,
     MARGIN_BEFORE,
     MENDED_METHODS,
+    OBS,
     PRIMARY_MENDING,
     PRIMARY_RATIO,
     QR,
+    RANDOM,
     RECOVERY_RATIO,
     SOONER,
     WORSE,
@@ -31,8 +33,9 @@ from topoprune.report.evidence.beyond import (
 from topoprune.report.evidence.beyond_explanation import (
     ACCURACIES,
     LOST_MASS,
-    accuracy_verdict,
+    accuracy_verdicts,
     explained,
+    rank_correlations,
     replicated_cells,
 )
 from topoprune.report.evidence.claims import (
@@ -45,8 +48,8 @@ from topoprune.report.evidence.claims import (
     said_if_none_recovered,
 )
 from topoprune.report.evidence.differences import TOPOLOGICAL, UNDECIDED
-from topoprune.report.evidence.statistics import MARGIN
-from topoprune.report.frames import NAMES, cloud_frame, of_kind, removals_by_network, trials
+from topoprune.report.evidence.statistics import MARGIN, paired_difference
+from topoprune.report.frames import DISTANCE, NAMES, cloud_frame, of_kind, removals_by_network, trials
 from topoprune.study import Dense, Profile, Record, Removal, Trial
 from topoprune.study.profiles import CHOICES, COMPENSATED
 
@@ -89,7 +92,7 @@ def lasts(records: Sequence[Record]) -> dict:
     table = lasting_gains(records)
     return _row(
         "B2",
-        "The functional choice lasts",
+        "The cover ends above its rivals",
         f"the functional choice lasts: {FUNCTIONAL} less rivals, after fine-tuning",
         table[table["primary"].astype(bool)],
         planned=len(LASTING_PAIRS),
@@ -105,7 +108,7 @@ def equals_rivals(records: Sequence[Record]) -> dict:
     before = np.where(primary["measured"] == BEFORE, f", {BEFORE}", "")
     return _row(
         "B3",
-        "The cover equals its strongest rivals",
+        "The cover is close to its strongest rivals",
         f"as good as its strongest rivals: within {MARGIN:g} points after fine-tuning, {MARGIN_BEFORE:g} before",
         primary.assign(rival=primary["rival"] + before),
         planned=4,
@@ -139,7 +142,7 @@ def explains(records: Sequence[Record], plan: Profile) -> dict:
     plain = [name for name in plan.methods if not name.endswith(COMPENSATED)]
     planned = 2 * len(plan.removals) * len(plan.removal_ratios) + len(plain) * len(plan.ratios)
     on_record = replicated_cells(records)
-    targets = {target: accuracy_verdict(table, target) if on_record else UNDECIDED for target in ACCURACIES}
+    targets = accuracy_verdicts(records, table)
     if NOT_SUPPORTED in targets.values():
         verdict = NOT_SUPPORTED
     else:
@@ -155,7 +158,7 @@ def explains(records: Sequence[Record], plan: Profile) -> dict:
         "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
         "verdict": verdict,
-        **in_numbers(row, "points for one SD", below=True, effect="effect"),
+        **in_numbers(row, "points per SD", below=True, effect="effect"),
         "cells": _of_planned(on_record, planned),
     }
 
@@ -167,14 +170,18 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         choice: the functional choice; networks, removals, trials: how many are on record; dense: test accuracy (%);
         NAME_none, NAME_convolution: mean test accuracy before fine-tuning at `PRIMARY_RATIO`, plain and refitted, and
         NAME_plain, NAME_mended: after fine-tuning, of the choices `_QUOTED`; over_thesis, over_random: points of the
-        functional choice over these after fine-tuning, plain, with the interval; plain_recovered, mended_recovered:
+        functional choice over these after fine-tuning, plain, with the interval; over_obs: over OBS before it,
+        refitted; thesis_refitted: the thesis's choice over random removal there; plain_recovered, mended_recovered:
         runs that recovered at `RECOVERY_RATIO`; ratio, recovery_ratio: these two ratios; spread_SPACE, radius_SPACE:
-        means of `frames.cloud_frame` over layers and networks.
+        means of `frames.cloud_frame` over layers and networks; mass_rank_MENDING, distance_rank_MENDING:
+        `rank_correlations` of the lost mass and the topological distance with the accuracy before fine-tuning.
     """
-    before = removals_by_network(records)
-    before = before[before["ratio"] == PRIMARY_RATIO].groupby("method").mean()
-    frame = trials(records)
-    after = frame[frame["ratio"] == PRIMARY_RATIO].groupby("method")["test"].mean()
+    before, frame = removals_by_network(records), trials(records)
+    ranks = rank_correlations(before, PRIMARY_RATIO)
+    before = before[before["ratio"] == PRIMARY_RATIO]
+    refitted = before.pivot_table(index="seed", columns="method", values=PRIMARY_MENDING)
+    ends = frame[frame["ratio"] == PRIMARY_RATIO].pivot_table(index="seed", columns="method", values="test")
+    before, after = before.groupby("method").mean(), ends.mean()
     dense = [100 * record.result["test"] for record in of_kind(records, Dense)]
     found: dict[str, str | int] = {
         "choice": FUNCTIONAL,
@@ -192,11 +199,16 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
             found[f"{key}_{mending}"] = percent(before[mending].get(name, np.nan))
         found[f"{key}_plain"] = percent(after.get(name, np.nan))
         found[f"{key}_mended"] = percent(after.get(name + COMPENSATED, np.nan))
-    table = lasting_gains(records)
-    for key, rival in {"over_thesis": TOPOLOGICAL, "over_random": NAMES["random"]}.items():
-        rows = table[(table["rival"] == rival) & table["primary"].astype(bool)]
-        found[key] = points(rows.iloc[0]) if len(rows) else NOT_ON_RECORD
-    return found
+    for key, predictor in {"mass": LOST_MASS, "distance": DISTANCE}.items():
+        for mending in ACCURACIES[:2]:
+            rank = ranks.loc[mending, predictor]
+            found[f"{key}_rank_{mending}"] = NOT_ON_RECORD if np.isnan(rank) else f"{rank:+.2f}"
+    return found | {
+        "over_thesis": _difference(ends, FUNCTIONAL, TOPOLOGICAL),
+        "over_random": _difference(ends, FUNCTIONAL, RANDOM),
+        "over_obs": _difference(refitted, FUNCTIONAL, OBS),
+        "thesis_refitted": _difference(refitted, TOPOLOGICAL, RANDOM),
+    }
 
 
 _QUOTED = {
@@ -205,6 +217,7 @@ _QUOTED = {
     "thesis": TOPOLOGICAL,
     "genetic": NAMES["functional"],
     "farthest": NAMES["functional farthest"],
+    "farthest_weights": NAMES["farthest"],
     "functional": FUNCTIONAL,
     "qr": QR,
 }
@@ -238,6 +251,12 @@ def _clouds(records: Sequence[Record]) -> dict[str, str]:
     means = cloud_frame(records).groupby("space")[["spread", "radius"]].mean()
     means = 100 * means.reindex(["weights", "functional"])
     return {f"{column}_{space}": percent(means.loc[space, column]) for column in means for space in means.index}
+
+
+def _difference(wide: pd.DataFrame, method: str, rival: str) -> str:
+    """Difference of two columns, paired in each network (a row), as prose quotes it."""
+    both = wide.reindex(columns=[method, rival]).dropna()
+    return points(pd.Series(paired_difference(both[method] - both[rival]))) if len(both) else NOT_ON_RECORD
 
 
 def percent(value: float) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from topoprune.report.evidence.claims import LEAST_SEEDS, NOT_SUPPORTED, SUPPORTED
 from topoprune.report.evidence.differences import UNDECIDED
 from topoprune.report.evidence.explanation import PREDICTOR_COLUMNS, RATIO_AND_METHOD, predictor_effect
-from topoprune.report.evidence.statistics import LEVEL, holm, standardized
+from topoprune.report.evidence.statistics import LEVEL, holm, slope_over_networks, standardized
 from topoprune.report.frames import DISTANCE, removals, removals_by_network, trials
 from topoprune.study import Record
 from topoprune.study.profiles import COMPENSATED
@@ -39,13 +39,25 @@ def explained(records: Sequence[Record]) -> pd.DataFrame:
         The columns of `explanation.predictors` for each of `ACCURACIES` and `FUNCTIONAL_PREDICTORS`, p corrected by
         Holm over all rows. The runs are those of `losses`, of cells with enough networks if there are any.
     """
-    rows = [
-        predictor_effect(known.assign(x=standardized(known[name]), y=known["accuracy"]), target, name, RATIO_AND_METHOD)
-        for target, known in _decisive(losses(records)).groupby("target", sort=False)
-        for name in FUNCTIONAL_PREDICTORS
-        if len(known) > 2 and known[name].std() > 0
-    ]
+    rows = [predictor_effect(*asked, RATIO_AND_METHOD) for asked in _asked(records)]
     table = pd.DataFrame(rows, columns=[*PREDICTOR_COLUMNS])
+    return table.assign(p=holm(table["p"]))
+
+
+def explained_over_networks(records: Sequence[Record]) -> pd.DataFrame:
+    """The effects of `explained`, one slope for each dense network and tested over the networks.
+
+    Only networks that were pruned at several ratios have a slope, since ratio and method are factors.
+
+    Returns:
+        A row for each target and predictor: target, predictor, and seeds, effect, low, high, p (corrected by Holm) of
+        `slope_over_networks`.
+    """
+    rows = [
+        {"target": target, "predictor": name, **slope_over_networks(known, RATIO_AND_METHOD)}
+        for known, target, name in _asked(records)
+    ]
+    table = pd.DataFrame(rows, columns=["target", "predictor", "seeds", "effect", "low", "high", "p"])
     return table.assign(p=holm(table["p"]))
 
 
@@ -88,9 +100,43 @@ def accuracy_verdict(table: pd.DataFrame, target: str) -> str:
     return SUPPORTED if LOST_MASS in passing.index and leads else UNDECIDED
 
 
+def accuracy_verdicts(records: Sequence[Record], table: pd.DataFrame) -> dict[str, str]:
+    """`accuracy_verdict` for each of `ACCURACIES`; undecided where no cell has enough networks.
+
+    Args:
+        table: as of `explained`.
+    """
+    decides = replicated_cells(records) > 0
+    return {target: accuracy_verdict(table, target) if decides else UNDECIDED for target in ACCURACIES}
+
+
+def rank_correlations(frame: pd.DataFrame, ratio: float) -> pd.DataFrame:
+    """Spearman's rank correlation of what a choice loses with its accuracy, over the choices: a description.
+
+    Args:
+        frame: as of `frames.removals_by_network`.
+
+    Returns:
+        A row for "none" and "convolution", a column for each of `FUNCTIONAL_PREDICTORS`; NaN for less than two choices.
+    """
+    targets, predictors = list(ACCURACIES[:2]), list(FUNCTIONAL_PREDICTORS)
+    means = frame[frame["ratio"] == ratio].groupby("method")[targets + predictors].mean()
+    return means.corr("spearman").loc[targets, predictors]
+
+
 def replicated_cells(records: Sequence[Record]) -> int:
     """Cells of target, method and ratio with enough networks to decide anything."""
     return sum(count >= LEAST_SEEDS for count in _networks_by_cell(losses(records)).values())
+
+
+def _asked(records: Sequence[Record]) -> list[tuple[pd.DataFrame, str, str]]:
+    """For each target and predictor that vary: the runs with columns x and y, and the two names."""
+    return [
+        (known.assign(x=standardized(known[name]), y=known["accuracy"]), target, name)
+        for target, known in _decisive(losses(records)).groupby("target", sort=False)
+        for name in FUNCTIONAL_PREDICTORS
+        if len(known) > 2 and known[name].std() > 0
+    ]
 
 
 def _fine_tuned(records: Sequence[Record]) -> pd.DataFrame:

@@ -163,12 +163,12 @@ def cost_of_selection(records: Sequence[Record]) -> dict:
     shared = wide.reindex(columns=[TOPOLOGICAL, *RIVALS]).dropna()
     extra = (shared[TOPOLOGICAL] - shared[list(RIVALS)].mean(axis=1)).groupby("seed").mean()
     low, high = t_interval(extra)
-    mine, others = shared[TOPOLOGICAL].median(), shared[list(RIVALS)].stack().median()
+    medians = ", ".join(f"{name} {seconds:.1f}" for name, seconds in shared.median().items())
     return {
         "claim": "4",
-        "name": "What choosing costs",
+        "name": "Cost of selection",
         "tested": "cost of selection, measured: topological less the mean of L1, L2, FPGM",
-        "effect": f"{extra.mean():+.1f} s (medians: {mine:.1f} against {others:.2f})" if len(extra) else "",
+        "effect": f"{extra.mean():+.1f} s (medians: {medians})" if len(extra) else "",
         "interval": _interval(len(extra), low, high),
         "seeds": len(extra),
         "verdict": "measured",
@@ -212,7 +212,7 @@ def _explanation(name: str, test: str, table: pd.DataFrame, decides: bool, compl
         "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
         "verdict": verdict,
-        **in_numbers(row, "points for one SD", below, effect="effect"),
+        **in_numbers(row, "points per SD", below, effect="effect"),
     }
 
 
@@ -265,18 +265,16 @@ def claim_verdict(
 
     Returns:
         claim, name, tested, effect, interval, seeds, tally (how many cells say what), verdict, in words. The effect is
-        that of the cell most against the claim: of the cells that refute it if there are any, else of those with the
-        most networks. The same in numbers: difference, low, high, unit; bound and side (1: a difference above `bound`
-        speaks for the claim; -1: one below; 0: neither); others: (difference, low, high) of each cell with enough
-        networks and the same margin.
+        that of the cell most against the claim, by the worse end of its interval: of the cells that refute it if there
+        are any, else of those with the most networks. The same in numbers: difference, low, high, unit; bound and side
+        (1: a difference above `bound` speaks for the claim; -1: one below; 0: neither); others: (difference, low, high)
+        of each cell with enough networks and the same margin.
     """
     cells = np.where(table["seeds"] >= LEAST_SEEDS, cells, UNDECIDED)
     refuting = np.isin(cells, list(bad))
     complete = len(table) >= planned and np.isin(cells, list(good)).all()
     shown = table[refuting if refuting.any() else table["seeds"] == max(1, table["seeds"].max())]
-    row = None
-    if len(shown):
-        row = shown.loc[shown["difference"].idxmax() if largest else shown["difference"].idxmin()]
+    row = shown.loc[_room(shown, largest).idxmin()] if len(shown) else None
     others = table[table["seeds"] >= LEAST_SEEDS]
     if row is not None and "margin" in row:
         others, bound = others[others["margin"] == row["margin"]], -row["margin"]
@@ -292,6 +290,12 @@ def claim_verdict(
         **in_numbers(row, unit, largest, bound),
         "others": tuple(others[["difference", "low", "high"]].itertuples(index=False, name=None)),
     }
+
+
+def _room(cells: pd.DataFrame, largest: bool) -> pd.Series:
+    """How far the worse end of each interval lies on the claim's side of zero, or of its margin."""
+    ends = (-cells["high"] if largest else cells["low"]).fillna(cells["difference"] * (-1 if largest else 1))
+    return ends + cells["margin"] if "margin" in cells else ends
 
 
 def explanation_verdict(table: pd.DataFrame, decides: bool, complete: bool) -> tuple[str, pd.Series | None]:

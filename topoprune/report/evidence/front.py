@@ -20,11 +20,12 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
     Returns:
         networks, beyond_networks: dense networks on record. In points of test accuracy after fine-tuning:
         over_random, over_norms: topological less random removal, and less L1, L2 and FPGM, means over all ratios of
-        the study; quarter_over_random: the same at `PRIMARY_RATIO` in `beyond`; cover_over_random, cover_over_thesis,
-        cover_over_l1: the functional choice there. In percent of test accuracy before fine-tuning, at that ratio:
-        dense; removed_low, removed_high, mended_low, mended_high: the worst and the best choice as removed, and
-        refitted; search, farthest, cover: the thesis's search in the functional cloud, covering it by distance alone,
-        and by mass; random. In percent after fine-tuning: random_plain, random_mended, cover_plain, cover_mended.
+        the study; quarter_over_random, quarter_over_l1: the same at `PRIMARY_RATIO` in `beyond`; cover_over_random,
+        cover_over_thesis, cover_over_l1: the functional choice there. In percent of test accuracy before fine-tuning,
+        at that ratio: dense; removed_low, removed_high, mended_low, mended_high: the worst and the best choice as
+        removed, and refitted; search, farthest, cover: the thesis's search in the functional cloud, farthest points
+        there, and its cover by mass; farthest_weights: farthest points in weight space; random. In percent after
+        fine-tuning: random_plain, random_mended, cover_plain, cover_mended.
         Each difference NAME stands there in words, too: NAME_words, see `in_words`.
     """
     table = accuracy_equivalence(study, second=["random", *RIVALS]).groupby("rival")["difference"].mean()
@@ -36,6 +37,7 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
         "over_random": table[RANDOM],
         "over_norms": table[list(RIVALS)].mean(),
         "quarter_over_random": after[TOPOLOGICAL] - after[RANDOM],
+        "quarter_over_l1": after[TOPOLOGICAL] - after[NAMES["l1"]],
         "cover_over_random": after[FUNCTIONAL] - after[RANDOM],
         "cover_over_thesis": after[FUNCTIONAL] - after[TOPOLOGICAL],
         "cover_over_l1": after[FUNCTIONAL] - after[NAMES["l1"]],
@@ -53,6 +55,7 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
         "random": removed[RANDOM],
         "search": removed[NAMES["functional"]],
         "farthest": removed[NAMES["functional farthest"]],
+        "farthest_weights": removed[NAMES["farthest"]],
         "cover": removed[FUNCTIONAL],
         "random_plain": after[RANDOM],
         "random_mended": after[RANDOM + COMPENSATED],

@@ -110,7 +110,6 @@ def difference_forest(records: Sequence[Record]) -> Figure:
     lasting = lasting_gains(records).assign(measured=AFTER, margin=0.0, claim="B2")
     strongest = rivals(records).assign(claim="B3")
     columns = ["claim", "measured", "method", "rival", "ratio", "seeds", "difference", "low", "high", "margin"]
-    strongest = strongest.assign(low=strongest["low 95"], high=strongest["high 95"])
     parts = [part[columns] for part in (lasting, strongest) if len(part)]
     frame = pd.concat(parts, ignore_index=True) if parts else lasting[columns]
     if frame.empty:

@@ -116,6 +116,7 @@ def findings(chosen: dict[str, list[int]]) -> dict[str, float | int]:
         "loop_born": born,
         "loop_filled": filled,
         "certificate": 2 * covering_radius(delta, chosen[COVER]),
+        "half_longest": max(np.ptp(rows, axis=1).max() for rows in whole.values()) / 2,
         "most_moved": max(diagram_distance(whole[q], bars_of(chosen[COVER])[q], "bottleneck") for q in (0, 1)),
         "apart": diagrams_apart(chosen[COVER], chosen[LOOK_ALIKE]),
         "total": sum(np.ptp(rows, axis=1).sum() for rows in bars_of(chosen[COVER]).values()),

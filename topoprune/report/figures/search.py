@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from topoprune.report.evidence.differences import SAME_FITNESS, TOPOLOGICAL
 from topoprune.report.figures.drawing import finished, without_records
@@ -65,6 +66,8 @@ def searches(records: Sequence[Record]) -> Figure:
     sns.stripplot(frame, x="relative fitness", y="search", hue="search", legend=False, ax=axes)
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.set(xscale="log", xlabel="fitness found, genetic algorithm: 1 (lower is better)", ylabel="")
+    axes.xaxis.set_major_formatter(LogFormatter())  # 2 instead of 2 x 10^0
+    axes.xaxis.set_minor_formatter(LogFormatter())
     return finished(figure, frame)
 
 

@@ -32,7 +32,8 @@ _COMPARISON_COLUMNS = (
 def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     """The thesis's table: accuracy, parameters, FLOPs and recovery time by method and ratio.
 
-    Means over dense networks. A run that never recovered counts with all its fine-tuning.
+    Means over dense networks. A run that never recovered counts with all its fine-tuning, so that the mean is a lower
+    bound; where none recovered it has no interval.
     """
     frame = trials(records)
     rows = [
@@ -43,8 +44,8 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
             "before fine-tuning (%)": mean_and_interval(group["damaged"], 2),
             "parameters (%)": f"{100 * group['parameters'].mean():.1f}",
             "FLOPs (%)": f"{100 * group['flops'].mean():.1f}",
-            "recovery (epochs)": mean_and_interval(group["recovery epochs"], 1),
-            "recovery (s)": mean_and_interval(group["recovery seconds"], 0),
+            "recovery (epochs)": _time(group["recovery epochs"], group["recovered"], 1),
+            "recovery (s)": _time(group["recovery seconds"], group["recovered"], 0),
             "recovery area (%)": mean_and_interval(group["recovery area"], 1),
             "recovered": f"{int(group['recovered'].sum())} of {len(group)}",
             "selection (s)": mean_and_interval(group["selection seconds"], 1),
@@ -66,6 +67,13 @@ def mean_and_interval(values: pd.Series, digits: int) -> str:
         return f"{values.mean():.{digits}f}"
     low, high = t_interval(values)
     return f"{values.mean():.{digits}f} ± {np.nan_to_num(high - low) / 2:.{digits}f}"
+
+
+def _time(values: pd.Series, recovered: pd.Series, digits: int) -> str:
+    """A mean time of recovery, as text; a lower bound where some runs never recovered."""
+    if recovered.all():
+        return mean_and_interval(values, digits)
+    return f"≥ {mean_and_interval(values, digits)}" if recovered.any() else f"> {values.mean():.{digits}f}"
 
 
 def by_ratio(records: Sequence[Record], column: str, digits: int = 2) -> pd.DataFrame:
