@@ -13,20 +13,21 @@ Least squares on the feature maps are those of He et al., "Channel Pruning for A
 ICCV 2017. There they follow a Lasso layer by layer; here they follow any choice of filters.
 """
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from topoprune.channels import Axis, tensors_in
-from topoprune.network import LAYERS, Coupling, batch_size, first_inputs, run, without
+from topoprune.network import LAYERS, Coupling, batch_size, run, without
 from topoprune.regression import Moments, regression
 
 MODES = ("channels", "convolution")
@@ -56,7 +57,8 @@ class _Consumer:
         outputs: (o,) kept indices of the weight's output axis.
         dense, pruned: (channels, positions) where a linear layer reads its inputs, before and after pruning.
         kept: (k,) input channels that are kept, of each group.
-        calls, rows: calls in a forward pass, and rows of the regression.
+        calls: in the forward pass of each batch.
+        rows: of the regression.
     """
 
     layer: str
@@ -70,7 +72,7 @@ class _Consumer:
     dense: Tensor
     pruned: Tensor
     kept: Tensor
-    calls: int = 0
+    calls: list[int] = field(default_factory=list)
     rows: int = 0
 
 
@@ -82,6 +84,10 @@ def check_images(images: Any, mode: str) -> None:
     """
     if mode not in MODES:
         raise ValueError(f"compensation must be {' or '.join(map(repr, MODES))}, got {mode!r}")
+    if isinstance(images, (str, bytes, np.ndarray)):
+        raise ValueError(
+            f"compensate must be tensors, got {type(images).__name__}: torch.as_tensor makes one of numbers"
+        )
     if isinstance(images, Iterator):
         raise ValueError("compensate is an iterator, empty after one pass: pass a list of batches or a DataLoader")
     if images is not None and not isinstance(images, Iterable):
@@ -153,23 +159,53 @@ def _copy(source: dict, target: dict) -> None:
 
 
 def _batches(images: Any, network: nn.Module) -> list:
-    """Batches of at most `BATCH` images and nearly equal size, without labels, of the network's type."""
+    """Batches of at most `BATCH` images and nearly equal size, without labels, of the network's type.
+
+    BatchNorm sees each of them by itself. So the caller's batches are joined where they can be, and each of ours takes
+    images from all of them: the size and the order of the caller's batches do not count.
+    """
     single = all(parameter.dtype == torch.float32 for parameter in network.parameters())
-    found = []
+    given = []
     for number, batch in enumerate([images] if isinstance(images, (Tensor, tuple, dict)) else images):
         inputs = _unlabelled(batch)
+        if not any(True for _ in tensors_in(inputs)):
+            raise ValueError(f"batch {number} of compensate has no tensor, but {type(inputs).__name__}: pass tensors")
         if not all(tensor.isfinite().all() for tensor in tensors_in(inputs)):
             raise ValueError(f"batch {number} of compensate has values that are not finite: leave such images out")
         if single:
             inputs = _map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, inputs)
-        parts = math.ceil(batch_size(inputs) / BATCH)
-        if parts == 1:
-            found.append(inputs)
-        else:
-            found.extend(_map(lambda x, i=i, n=parts: x.tensor_split(n)[i], inputs) for i in range(parts))
+        given.append(inputs)
+    groups = [(key, list(alike)) for key, alike in itertools.groupby(given, _signature)]
+    found = [batch for key, alike in groups for batch in (_dealt(alike) if key else alike)]
     if not found:
         raise ValueError("compensate has no images: pass a tensor, a list of batches or a DataLoader")
     return found
+
+
+def _signature(inputs: Any) -> tuple | None:
+    """All of a batch but the number of its images; None if not all of its tensors are by images."""
+    leaves, structure = tree_flatten(inputs)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if len({len(tensor) if tensor.ndim else 0 for tensor in tensors}) != 1 or len(tensors) < len(
+        list(tensors_in(inputs))
+    ):
+        return None
+    parts = [(leaf.shape[1:], leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    return structure, parts
+
+
+def _dealt(batches: list) -> list:
+    """The images of batches with one signature, dealt in turn to as few batches of ours as can be."""
+    parts = math.ceil(sum(map(batch_size, batches)) / BATCH)
+    leaves, structures = zip(*map(tree_flatten, batches), strict=True)
+    several = len(batches) > 1
+    whole = [
+        torch.cat(some) if several and isinstance(some[0], Tensor) else some[0] for some in zip(*leaves, strict=True)
+    ]
+    return [
+        tree_unflatten([leaf[i::parts] if isinstance(leaf, Tensor) else leaf for leaf in whole], structures[0])
+        for i in range(parts)
+    ]
 
 
 def _map(function: Callable[..., Tensor], inputs: Any) -> Any:
@@ -196,7 +232,7 @@ def _consumers(
         if not (isinstance(module, LAYERS) and parameter == "weight"):
             _LOG.info("%s is not compensated: it is not the weight of a convolution or a linear layer", axis.tensor)
             continue
-        owners = {name: own for name, own in dense.named_modules() if getattr(own, "weight", None) is module.weight}
+        owners = _owners(dense, "weight", module.weight)
         inputs, own_mode = pruned.get_parameter(axis.tensor)[0].numel(), mode
         if mode == "convolution" and (inputs > WIDEST or not all(_is_regression(own) for own in owners.values())):
             _LOG.info("%s is compensated by channels: no regression on %d inputs gives its outputs", layer, inputs)
@@ -205,11 +241,18 @@ def _consumers(
         consumer = _consumer(axis, module, list(owners), own_mode, centred, removed)
         if any(getattr(own, "bias", None) is not module.bias for own in owners.values()):
             _LOG.info("%s is not compensated: %s share a weight but not a bias", layer, ", ".join(owners))
+        elif module.bias is not None and len(with_bias := _owners(dense, "bias", module.bias)) > len(owners):
+            _LOG.info("%s is not compensated: %s share a bias but not a weight", layer, ", ".join(with_bias))
         elif consumer.inputs > WIDEST:
             _LOG.info("%s is not compensated: a regression on %d inputs is too large", layer, consumer.inputs)
         else:
             found.append(consumer)
     return found
+
+
+def _owners(network: nn.Module, name: str, parameter: Tensor) -> dict[str, nn.Module]:
+    """The modules that have a parameter under a name."""
+    return {layer: module for layer, module in network.named_modules() if getattr(module, name, None) is parameter}
 
 
 def _is_regression(module: Any) -> bool:
@@ -256,19 +299,21 @@ def _flattened(removed: dict[Coupling, np.ndarray], axis: Axis, size: int) -> np
 
 
 def _called(consumers: list[_Consumer], dense: nn.Module, batches: list) -> list[_Consumer]:
-    """The consumers in the order of their first call; refuse too few images."""
-    probe = first_inputs(batches[0], 2)
-    images = sum(batch_size(batch) for batch in batches)
-    called: dict[_Consumer, int] = {}
-    for consumer, rows in _rows(dense, consumers, probe, 0, _targets):
-        consumer.calls += 1
-        called[consumer] = called.get(consumer, 0) + rows.shape[0] * rows.shape[1]
+    """The consumers in the order of their first call, with their calls counted; refuse too few images."""
+    called: dict[_Consumer, None] = {}
+    for seed, batch in enumerate(batches):
+        for consumer in consumers:
+            consumer.calls.append(0)
+        for consumer, rows in _rows(dense, consumers, batch, seed, _size, whole=True):
+            consumer.calls[seed] += 1
+            consumer.rows += rows
+            called[consumer] = None
     for consumer in consumers:
         if consumer not in called:
             _LOG.info("%s is not compensated: the forward pass does not call it", consumer.layer)
-    for consumer, count in called.items():
-        consumer.rows = math.ceil(count * images / batch_size(probe))
-        needed = max(HELD_OUT, math.ceil(consumer.inputs * batch_size(probe) / count))
+    images = sum(map(batch_size, batches))
+    for consumer in called:
+        needed = max(HELD_OUT, math.ceil(consumer.inputs * images / consumer.rows))
         if images < needed:
             raise ValueError(
                 f"{consumer.layer} is refitted on {consumer.inputs} inputs and needs at least {needed} images, got "
@@ -278,22 +323,28 @@ def _called(consumers: list[_Consumer], dense: nn.Module, batches: list) -> list
     return list(called)
 
 
-Read = Callable[[_Consumer, Any, Tensor, Tensor, int], Tensor]
-"""Takes rows from a call: of a consumer, its module, the inputs, the outputs and a seed."""
+Read = Callable[[_Consumer, Any, Tensor, Tensor, int], Any]
+"""What to take from a call: of a consumer, its module, the inputs, the outputs and a seed."""
 
 
 class _Reached(BaseException):
     """The rest of a forward pass is not needed. As a BaseException, it is not taken for an error of the network."""
 
 
-def _rows(network: nn.Module, consumers: list[_Consumer], batch: Any, seed: int, read: Read) -> list:
-    """What `read` takes from every call of a consumer, in pairs (consumer, rows).
+def _rows(
+    network: nn.Module, consumers: list[_Consumer], batch: Any, seed: int, read: Read, whole: bool = False
+) -> list:
+    """What `read` takes from every call of a consumer, in pairs (consumer, what was read).
 
-    The pass ends when the consumers were called as often as `_Consumer.calls` says.
+    Args:
+        seed: number of the batch.
+        whole: go through the whole network, and not only until the calls that `_Consumer.calls` counts.
     """
-    found: list[tuple[_Consumer, Tensor]] = []
+    calls = 0 if whole else sum(consumer.calls[seed] for consumer in consumers)
+    if not (calls or whole):
+        return []
+    found: list[tuple[_Consumer, Any]] = []
     owners = {network.get_submodule(name): consumer for consumer in consumers for name in consumer.names}
-    calls = sum(consumer.calls for consumer in consumers)
 
     def hook(module: nn.Module, args: tuple, kwargs: dict, outputs: Tensor) -> None:
         inputs = next(iter((*args, *kwargs.values())))
@@ -332,23 +383,33 @@ def _chunks(consumers: list[_Consumer]) -> list[list[_Consumer]]:
     return chunks
 
 
-def _dense_rows(dense: nn.Module, chunk: list[_Consumer], batches: list) -> dict[_Consumer, list[Tensor]]:
-    """What each consumer is fitted to, call after call."""
-    found: dict[_Consumer, list[Tensor]] = {consumer: [] for consumer in chunk}
+def _dense_rows(dense: nn.Module, chunk: list[_Consumer], batches: list) -> dict[_Consumer, list[list[Tensor]]]:
+    """What each consumer is fitted to, call after call of each batch."""
+    found: dict[_Consumer, list[list[Tensor]]] = {consumer: [[] for _ in batches] for consumer in chunk}
     for seed, batch in enumerate(batches):
         for consumer, rows in _rows(dense, chunk, batch, seed, _targets):
-            found[consumer].append(rows)
+            found[consumer][seed].append(rows)
     return found
 
 
 def _targets(consumer: _Consumer, module: Any, inputs: Tensor, outputs: Tensor, seed: int) -> Tensor:
     """(images, positions, groups, t) the kept outputs of a dense layer, or its input channels."""
-    if consumer.mode == "channels":
-        rows = _sampled(_maps(module, inputs, consumer.dense), seed)
-    else:
-        every = torch.arange(len(module.weight), device=outputs.device)[:, None]
-        rows = _sampled(_maps(module, outputs, every), seed)[:, :, consumer.outputs]
+    rows = _sampled(_fitted(consumer, module, inputs, outputs), seed)
+    rows = rows if consumer.mode == "channels" else rows[:, :, consumer.outputs]
     return rows.unflatten(2, (consumer.groups, -1))
+
+
+def _size(consumer: _Consumer, module: Any, inputs: Tensor, outputs: Tensor, _: int) -> int:
+    """The number of rows that a call gives."""
+    images, _channels, *positions = _fitted(consumer, module, inputs, outputs).shape
+    return images * min(POSITIONS, math.prod(positions))
+
+
+def _fitted(consumer: _Consumer, module: Any, inputs: Tensor, outputs: Tensor) -> Tensor:
+    """(images, channels, *positions) what a layer is fitted to, at all positions."""
+    by_channels = consumer.mode == "channels"
+    every = torch.arange(len(module.weight), device=outputs.device)[:, None]
+    return _maps(module, inputs, consumer.dense) if by_channels else _maps(module, outputs, every)
 
 
 def _inputs(consumer: _Consumer, module: Any, inputs: Tensor, _: Tensor, seed: int) -> Tensor:
@@ -389,23 +450,35 @@ def _sampled(maps: Tensor, seed: int, kernel: int = 0) -> Tensor:
     return maps[(image, slice(None), *at)].float()  # type: ignore[index]
 
 
-def _moments(consumer: _Consumer, pruned: nn.Module, batches: list, targets: list[Tensor]) -> Moments:
-    """Moments of a consumer's inputs and targets, side by side."""
+def _moments(consumer: _Consumer, pruned: nn.Module, batches: list, targets: list[list[Tensor]]) -> Moments:
+    """Moments of a consumer's inputs and targets, side by side.
+
+    Every fourth image is held out, in all calls that read the images side by side; of other calls every fourth row.
+    """
     moments = Moments(consumer.centred)
-    seen = 0
-    for seed, batch in enumerate(batches):
-        for _, inputs in _rows(pruned, [consumer], batch, seed, _inputs):
-            rows = torch.cat([inputs, targets.pop(0)], 3)
-            number = torch.arange(seen, seen + len(rows), device=rows.device)
-            held_out = (number % HELD_OUT == HELD_OUT - 1).repeat_interleave(rows.shape[1])
-            moments.add(rows.flatten(0, 1), held_out)
-        seen += batch_size(batch)
+    images = others = 0  # that were seen: images, and rows of other calls
+    for seed, (batch, wanted) in enumerate(zip(batches, targets, strict=True)):
+        found = _rows(pruned, [consumer], batch, seed, _inputs)
+        if len(found) < len(wanted):
+            raise ValueError(f"{consumer.layer} is called less often in the pruned network: it cannot be compensated")
+        for (_, inputs), outputs in zip(found, wanted, strict=True):
+            rows = torch.cat([inputs, outputs], 3)
+            count = rows.shape[0] * rows.shape[1]
+            if len(rows) == batch_size(batch):
+                number = (images + torch.arange(len(rows))).repeat_interleave(rows.shape[1])
+            else:
+                number = others + torch.arange(count)
+                others += count
+            moments.add(rows.flatten(0, 1), (number % HELD_OUT == HELD_OUT - 1).to(rows.device))
+        images += batch_size(batch)
     if not moments.products.isfinite().all():
         raise ValueError(f"{consumer.layer} reads or writes values that are not finite: check the weights and images")
     return moments
 
 
-def _refit(consumer: _Consumer, dense: nn.Module, pruned: nn.Module, batches: list, targets: list[Tensor]) -> None:
+def _refit(
+    consumer: _Consumer, dense: nn.Module, pruned: nn.Module, batches: list, targets: list[list[Tensor]]
+) -> None:
     """Set the weight and the bias of a layer of the pruned network."""
     moments = _moments(consumer, pruned, batches, targets)
     module: Any = pruned.get_submodule(consumer.layer)
@@ -418,12 +491,32 @@ def _refit(consumer: _Consumer, dense: nn.Module, pruned: nn.Module, batches: li
         plain = torch.eye(weight.shape[2], device=weight.device)[:, consumer.kept].expand(len(weight), -1, -1)
     found, offset, ridges, share = regression(moments, plain.double(), metric)
     _LOG.info("%s: ridge %s, held-out error %.3g of that without a refit", consumer.layer, ridges or "none", share)
-    if consumer.mode == "channels":
-        offset = torch.einsum("goik,gi->go", weight, offset.float())
-        offset += 0 if module.bias is None else module.bias.view_as(offset)
+    by_channels = consumer.mode == "channels"
+    if by_channels:
         found = torch.einsum("goik,gij->gojk", weight, found.float())
     for owner in map(pruned.get_submodule, consumer.names):
-        _set(owner, found.reshape(shape), offset, consumer.pruned)
+        _set(owner, found.reshape(shape), None if by_channels else offset, consumer.pruned)
+    if by_channels and module.bias is not None:
+        sets = consumer.groups if _output_axis(module) else 1
+        wanted = _mean_outputs(dense, consumer, batches).unflatten(0, (sets, -1))[:, consumer.outputs].flatten()
+        module.bias += wanted - _mean_outputs(pruned, consumer, batches)
+
+
+def _mean_outputs(network: nn.Module, consumer: _Consumer, batches: list) -> Tensor:
+    """(channels,) means of a layer's outputs over all images and positions.
+
+    At a border, and of a transposed convolution, an output is a sum over a part of the kernel. So the means are
+    measured, and not computed from the weights.
+    """
+    parts = [part for seed, batch in enumerate(batches) for _, part in _rows(network, [consumer], batch, seed, _sums)]
+    totals, counts = zip(*parts, strict=True)
+    return torch.stack(totals).sum(0) / sum(counts)
+
+
+def _sums(_: _Consumer, module: Any, inputs: Tensor, outputs: Tensor, seed: int) -> tuple[Tensor, int]:
+    """(channels,) sums of a layer's outputs over images and positions, and how many these are."""
+    maps = _maps(module, outputs, torch.arange(outputs.shape[-1], device=outputs.device)[:, None]).flatten(2)
+    return maps.sum((0, 2), dtype=torch.float64), maps.shape[0] * maps.shape[2]
 
 
 def _output_axis(module: Any) -> int:
@@ -438,13 +531,13 @@ def _blocks(module: Any, weight: Tensor, order: Tensor) -> Tensor:
     return blocks.transpose(1, 2) if module.transposed else blocks
 
 
-def _set(module: Any, blocks: Tensor, offset: Tensor, order: Tensor) -> None:
-    """Set a weight of which `_blocks` are given, and the bias if there is one."""
+def _set(module: Any, blocks: Tensor, offset: Tensor | None, order: Tensor) -> None:
+    """Set a weight of which `_blocks` are given, and the bias if there is one and an offset is given."""
     if isinstance(module, nn.Linear):
         module.weight[:, order] = blocks[0].to(module.weight.dtype)
     else:
         module.weight.copy_((blocks.transpose(1, 2) if module.transposed else blocks).reshape(module.weight.shape))
-    if module.bias is not None:
+    if module.bias is not None and offset is not None:
         module.bias.copy_(offset.flatten())
 
 
@@ -455,3 +548,6 @@ def _recalibrate(network: nn.Module, norms: dict[str, Any], batches: list) -> No
         norm.momentum = None
     for seed, batch in enumerate(batches):
         _forward(network, batch, seed)
+    for name, norm in norms.items():
+        if norm.num_batches_tracked and not norm.running_var.any():
+            raise ValueError(f"{name} sees the same value everywhere on these images: pass images that differ")

@@ -130,6 +130,7 @@ def test_patches_times_the_weight_are_the_outputs(data, dims, mode, same):
 
 def test_channels_are_the_least_squares_of_channels():
     model, inputs = chain(kernel_size=3, padding=1), images(80)
+    plain = topoprune.remove(model, inputs[:2], {"0": KEPT})
     small = topoprune.remove(model, inputs[:2], {"0": KEPT}, compensate=inputs, compensation="channels")
     with torch.no_grad():
         h = F.relu(model[0](inputs)).flatten(2).transpose(1, 2).flatten(0, 1).double().numpy()
@@ -139,8 +140,37 @@ def test_channels_are_the_least_squares_of_channels():
     _, mix = ridge_by_hand(h[:, KEPT], h, held_out, metric)
     wanted = np.einsum("oik,ij->ojk", weight, mix).reshape(5, 4, 3, 3)
     np.testing.assert_allclose(small[2].weight.detach(), wanted, rtol=1e-3, atol=1e-5)
-    shift = weight.sum(2) @ (h.mean(0) - mix @ h[:, KEPT].mean(0))
-    np.testing.assert_allclose(small[2].bias.detach(), model[2].bias.detach() + shift, rtol=1e-3, atol=1e-5)
+    with torch.no_grad():
+        means = model(inputs).mean((0, 2, 3)) - F.conv2d(
+            plain[:2](inputs), torch.tensor(wanted).float(), padding=1
+        ).mean((0, 2, 3))
+    np.testing.assert_allclose(small[2].bias.detach(), means, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "last, size",
+    [
+        (nn.ConvTranspose2d(6, 4, 2, stride=2), 8),
+        (nn.ConvTranspose2d(6, 4, 4, stride=4), 8),
+        (nn.ConvTranspose2d(6, 4, 3, groups=2), 8),
+        (nn.Conv2d(6, 4, 3, padding=1), 1),
+        (nn.Conv2d(6, 4, 7, padding=3), 2),
+        (nn.Conv2d(6, 4, 7, padding=3), 4),
+    ],
+)  # fmt: skip
+def test_outputs_that_read_a_part_of_the_kernel_keep_their_means(last, size):
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), last).eval(), images(240, 3, size, size)
+    with torch.no_grad():
+        model[0].bias[[1, 4]] = 1.0  # channels that are nearly constant
+        model[0].weight[[1, 4]] *= 0.01
+    kept = {"0": KEPT}
+    plain = topoprune.remove(model, inputs[:2], kept)
+    small = topoprune.remove(model, inputs[:2], kept, compensate=inputs, compensation="channels")
+    with torch.no_grad():
+        torch.testing.assert_close(small(inputs).mean((0, 2, 3)), model(inputs).mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    unseen = images(200, 3, size, size, seed=2)
+    assert error(small, model, unseen) < error(plain, model, unseen)
 
 
 def test_without_a_bias_the_means_stay_in_the_regression():
@@ -295,15 +325,105 @@ def test_batches_of_every_kind_give_the_same_network():
     labels = torch.arange(80)
     data = torch.utils.data.TensorDataset(inputs, labels)
     wanted = state(topoprune.remove(model, inputs[:2], {"0": KEPT}, compensate=inputs))
-    parts = [*inputs.split(20)]
-    other = state(topoprune.remove(model, inputs[:2], {"0": KEPT}, compensate=parts))
     for given_ in (
         (inputs,), {"input": inputs}, [inputs], [(inputs, labels)], (inputs, labels), [[inputs]],
         torch.utils.data.DataLoader(data, 80), [(inputs.double(), 79 - labels)],
+        [*inputs.split(20)], torch.utils.data.DataLoader(data, 79), torch.utils.data.DataLoader(inputs),
     ):  # fmt: skip
         assert same(wanted, state(topoprune.remove(model, inputs[:2], {"0": KEPT}, compensate=given_)))
-    loader = torch.utils.data.DataLoader(data, 20)
-    assert same(other, state(topoprune.remove(model, inputs[:2], {"0": KEPT}, compensate=loader)))
+
+
+@pytest.mark.parametrize("batch", [1, 60, 599])
+def test_the_size_of_batches_does_not_count_for_batchnorm(batch):
+    torch.manual_seed(0)
+    model = centred(Residual()).eval()
+    inputs = images(600) * torch.rand(600, 1, 1, 1)
+    kept = topoprune.select(model, inputs[:2], "l1", 0.5)
+    wanted = topoprune.remove(model, inputs[:2], kept, compensate=inputs)
+    small = topoprune.remove(model, inputs[:2], kept, compensate=torch.utils.data.DataLoader(inputs, batch))
+    assert same(state(wanted), state(small))
+
+
+def test_images_in_order_are_dealt_to_all_batches():
+    """Batches of one brightness each would mislead BatchNorm, whose batches see one brightness then."""
+    torch.manual_seed(0)
+    inputs = images(600)
+    bright = torch.linspace(0.1, 3, 600).view(-1, 1, 1, 1)
+    parts = compensation._batches(inputs * bright, nn.Conv2d(3, 2, 1))
+    assert [len(part) for part in parts] == [200] * 3
+    spread = [part.std().item() for part in parts]
+    assert max(spread) < 1.02 * min(spread)
+    assert sorted(torch.cat(parts)[:, 0, 0, 0].tolist()) == sorted((inputs * bright)[:, 0, 0, 0].tolist())
+
+
+def test_inputs_that_are_not_by_images_stay_a_batch():
+    batches = [{"x": images(300), "scale": torch.tensor(2.0)}, {"x": images(1), "scale": torch.tensor(2.0)}]
+    found = compensation._batches(batches, nn.Conv2d(3, 2, 1))
+    assert [len(part["x"]) for part in found] == [300, 1] and all(part["scale"] == 2 for part in found)
+    different = compensation._batches([images(5, 3, 8, 8), images(6, 3, 9, 9), images(7, 3, 9, 9)], nn.Conv2d(3, 2, 1))
+    assert [tuple(part.shape) for part in different] == [(5, 3, 8, 8), (13, 3, 9, 9)]
+
+
+class PerImage(nn.Sequential):
+    def forward(self, x):
+        return torch.stack([super(PerImage, self).forward(image) for image in x])
+
+
+class InChunks(nn.Sequential):
+    """Calls its layers as often as there are chunks of 30 images."""
+
+    def forward(self, x):
+        for layer in self:
+            x = torch.cat([layer(chunk) for chunk in x.split(30)])
+        return x
+
+
+class TwoViews(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.answer = nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.answer(torch.stack([F.relu(self.enter(x)), F.relu(self.enter(x.flip(1)))])).sum(0)
+
+
+@pytest.mark.parametrize("kind", [PerImage, InChunks])
+@pytest.mark.parametrize("mode", MODES)
+def test_calls_that_depend_on_the_number_of_images_all_count(kind, mode):
+    plain, inputs = chain(kernel_size=3), images(100)
+    wanted = topoprune.remove(plain, inputs[:2], {"0": KEPT}, compensate=inputs, compensation=mode)
+    small = topoprune.remove(kind(*plain), inputs[:2], {"0": KEPT}, compensate=inputs, compensation=mode)
+    tolerance = {"rtol": 0.1, "atol": 0.02}  # other positions of each image are drawn
+    torch.testing.assert_close(small[2].weight, wanted[2].weight, **tolerance)
+    torch.testing.assert_close(small[2].bias, wanted[2].bias, **tolerance)
+
+
+@pytest.mark.parametrize("count", [240, 30])
+def test_rows_are_held_out_whatever_their_first_axis_is(count, caplog):
+    torch.manual_seed(0)
+    model = TwoViews().eval()
+    with caplog.at_level(logging.INFO, "topoprune"):
+        topoprune.remove(model, images(2, 12), {"enter": [0, 2, 3, 5, 6]}, compensate=[*images(240, 12).split(count)])
+    assert "nan" not in caplog.text and "ridge [" in caplog.text
+
+
+class TiedBias(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.one, self.two = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 1)
+        self.two.bias = self.one.bias
+
+    def forward(self, x):
+        x = F.relu(self.enter(x))
+        return self.one(x), self.two(x)
+
+
+def test_a_bias_of_two_layers_is_left_alone(caplog):
+    model = TiedBias().eval()
+    with caplog.at_level(logging.INFO, "topoprune"):
+        small = topoprune.remove(model, images(2), {"enter": KEPT}, compensate=images(80))
+    assert "one is not compensated: one, two share a bias but not a weight" in caplog.text
+    assert small.one.bias is small.two.bias and torch.equal(small.one.bias, model.one.bias)
 
 
 def test_a_shuffling_loader_is_read_once():
@@ -325,7 +445,10 @@ def test_a_shuffling_loader_is_read_once():
         (images(3), "channels", "2 is refitted on 4 inputs and needs at least 4 images, got 3: pass more images$"),
         (images(1, 3, 4, 4), "convolution", '36 inputs and needs at least 9 images, got 1: .*or compensation="chan'),
         (images(80) / 0, "channels", "batch 0 of compensate has values that are not finite"),
-        (images(80, 5, 8, 8), "channels", r"does not run on example inputs of shape \(2, 5, 8, 8\)"),
+        (images(80, 5, 8, 8), "channels", r"does not run on example inputs of shape \(80, 5, 8, 8\)"),
+        ("photos/", "channels", "compensate must be tensors, got str"),
+        (images(80).numpy(), "channels", "compensate must be tensors, got ndarray: torch.as_tensor makes"),
+        ([images(80).numpy()], "channels", "batch 0 of compensate has no tensor, but ndarray: pass tensors"),
     ],
 )
 def test_what_cannot_compensate_is_refused_in_one_line(given_, mode, message):
@@ -457,3 +580,10 @@ def test_prune_compensates_in_every_step():
     plain = topoprune.prune(model, inputs[:2], **options).model
     assert max(error(small, model, inputs) for small in (once.model, twice)) < error(plain, model, inputs)
     assert topoprune.prune(model, inputs[:2], compensate=inputs, dry_run=True, **options).kept == once.kept
+
+
+def test_images_that_are_all_alike_are_refused():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1)).eval()
+    with pytest.raises(ValueError, match="1 sees the same value everywhere on these images: pass images that differ"):
+        topoprune.remove(model, images(2), {"0": KEPT}, compensate=torch.ones(80, 3, 8, 8))
