@@ -6,6 +6,7 @@ place of points. A criterion of the whole network sees all couplings and gives t
 one another.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
-from topoprune.functional import Responses
-from topoprune.network import Coupling, copied, evaluating, run, scores
+from topoprune.functional import Responses, cloned, stand_in
+from topoprune.network import Coupling, run, scores
 
 
 def l1(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
@@ -58,16 +59,29 @@ def folding(points: Float[np.ndarray, "n d"], keep: int) -> list[int]:
     """The filters nearest to the centres of `keep` clusters (k-means), one a cluster.
 
     It is the choice of model folding (Wang et al., "Forget the Data and Fine-Tuning! Just Fold the Network to
-    Compress", ICLR 2025), whose merging of weights is left out: a filter stands for its cluster.
+    Compress", ICLR 2025), whose merging of weights is left out: a filter stands for its cluster. Where no more than
+    `keep` filters differ, one of each kind stays, and the first of their copies fill up.
 
     Example:
         >>> sorted(folding(np.array([[0.0], [0.1], [5.0], [5.1], [9.0]]), keep=3))[-1]
         4
     """
     rows = np.asarray(points, np.float64)
-    centres, _ = kmeans2(rows, keep, minit="++", rng=np.random.default_rng(0)) if keep > 1 else (rows.mean(0)[None], 0)
-    _, nearest = linear_sum_assignment(cdist(centres, rows, "sqeuclidean"))  # one filter a centre
+    _, first = np.unique(rows, axis=0, return_index=True)
+    if len(first) <= keep:
+        copies = np.setdiff1d(np.arange(len(rows)), first)
+        return [*first.tolist(), *copies[: keep - len(first)].tolist()]
+    _, nearest = linear_sum_assignment(cdist(_centres(rows, keep), rows, "sqeuclidean"))  # one filter a centre
     return nearest.tolist()
+
+
+def _centres(rows: Float[np.ndarray, "n d"], count: int) -> Float[np.ndarray, "k d"]:
+    """Centres of k-means; that of a cluster which lost all of its members stays where it was."""
+    if count == 1:
+        return rows.mean(0)[None]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
+        return kmeans2(rows, count, minit="++", rng=np.random.default_rng(0))[0]
 
 
 def qr(channels: Responses, keep: int) -> list[int]:
@@ -159,10 +173,8 @@ def taylor(
     Raises:
         ValueError: the network does not answer with one row of class scores for each input.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        judged = copied(model).requires_grad_(True)
-        with evaluating(judged):
-            logits = run(judged, example_inputs)
+    with stand_in(model) as (judged, _), torch.enable_grad():
+        logits = run(judged.requires_grad_(True), cloned(example_inputs))
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ValueError(
                 f"method 'taylor' needs class scores of shape (inputs, classes), got {type(logits).__name__}"

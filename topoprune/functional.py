@@ -4,10 +4,12 @@ Two channels are close if one is nearly a multiple of the other on unlabelled in
 functional cloud: the points that `Responses.points` gives, with the metric "sine" of `fitness.distance_matrix`.
 """
 
-from collections.abc import Iterable, Iterator
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +17,12 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from topoprune.network import LAYERS, Coupling, batch_size, evaluating, first_inputs, run, unwrapped
+from topoprune.network import LAYERS, Coupling, batch_size, copied, run, unwrapped
 
 BATCH = 128
 """Inputs of one forward pass."""
+
+log = logging.getLogger("topoprune")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Responses:
     Attributes:
         covariance: (n, n) of the channels as they are read, over inputs and positions.
         weights: (n, n) Gram matrix of the weights that read them: its diagonal holds their squared norms.
+        weighted: (n, n) covariance of the channels times the norms of the weights that read them, summed over readings;
+            None where there is one reading, which the other two describe.
 
     Example:
         >>> channels = Responses(np.array([[4.0, 0.0], [0.0, 1.0]]), np.eye(2))
@@ -40,25 +46,34 @@ class Responses:
 
     covariance: Float64[np.ndarray, "n n"]
     weights: Float64[np.ndarray, "n n"]
+    weighted: Float64[np.ndarray, "n n"] | None = None
 
     def __len__(self) -> int:
         return len(self.covariance)
 
     def mass(self) -> Float64[np.ndarray, " n"]:
-        """(n,) what the readers would lose without a channel: its variance times the squared norm of its weights."""
-        return self.covariance.diagonal() * self.weights.diagonal()
+        """(n,) what the readers would lose without a channel: variance times squared norm of weights, over readings."""
+        return self._gram().diagonal()
 
     def points(self) -> Float64[np.ndarray, "n n"]:
         """(n, n) one row a channel: its squared norm is the mass, the cosine of two rows is their correlation.
 
         A channel of no mass, such as a dead one, is the zero row.
         """
-        norms = np.sqrt(self.weights.diagonal())
-        values, vectors = np.linalg.eigh(self.covariance * norms[:, None] * norms)
+        values, vectors = np.linalg.eigh(self._gram())
         rows = vectors * np.sqrt(values.clip(0))
         mass = self.mass()
         rows[mass <= 1e-12 * mass.max(initial=0)] = 0
         return rows
+
+    def _gram(self) -> Float64[np.ndarray, "n n"]:
+        if self.weighted is not None:
+            return self.weighted
+        return _times_norms(self.covariance, np.sqrt(self.weights.diagonal()))
+
+
+def _times_norms(covariance: Float64[np.ndarray, "n n"], norms: Float64[np.ndarray, " n"]) -> np.ndarray:
+    return covariance * norms[:, None] * norms
 
 
 def responses(model: nn.Module, example_inputs: Any, couplings: list[Coupling]) -> list[Responses]:
@@ -85,40 +100,64 @@ def responses(model: nn.Module, example_inputs: Any, couplings: list[Coupling]) 
         >>> channels.covariance.shape, bool((channels.mass() >= 0).all())
         ((8, 8), True)
     """
+    with stand_in(model) as (network, prefix):
+        readings = [_reads(network, coupling) for coupling in couplings]
+        called = _observe(network, example_inputs, [reading for own in readings for reading in own])
+        writings = [
+            [] if any(reading.rows for reading in own) else _writes(coupling, prefix, called)
+            for own, coupling in zip(readings, couplings, strict=True)
+        ]
+        if any(writings):
+            _observe(network, example_inputs, [writing for own in writings for writing in own])
+        return [
+            _checked(_summed(coupling, _weights(network, coupling), reads, writes), coupling)
+            for coupling, reads, writes in zip(couplings, readings, writings, strict=True)
+        ]
+
+
+@contextlib.contextmanager
+def stand_in(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """A copy of the network in evaluation mode, and the prefix of its names in `model`.
+
+    What runs inside changes neither the network nor the caller's random numbers. Compiled parts run as they were
+    written, because hooks that are added after compilation do not fire.
+    """
     inner, prefix = unwrapped(model)
-    called = _called(model, inner, first_inputs(example_inputs, 2))
-    readings = [_readings(inner, prefix, coupling, called) for coupling in couplings]
-    hooks = [
-        inner.get_submodule(reading.layer).register_forward_hook(reading.observe, with_kwargs=True)
-        for own in readings
-        for reading in own
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.inference_mode(False), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+        network = copied(inner)
+        network.eval()
+        yield network, prefix
+
+
+def cloned(inputs: Any) -> Any:
+    """A copy of the inputs for a network that may overwrite them."""
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), inputs)
+
+
+def batched(layer: Any, tensor: Tensor) -> Tensor:
+    """The inputs or outputs of a layer, with the axis of inputs that a call on a single one lacks."""
+    return tensor[None] if tensor.ndim < layer.weight.ndim else tensor
+
+
+def _observe(network: nn.Module, example_inputs: Any, readings: Sequence["_Reading"]) -> set[str]:
+    """Run the network for the moments of the readings. Return the names of the layers that it calls."""
+    called: set[str] = set()
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
+    hooks = [module.register_forward_hook(lambda *_, name=name: called.add(name)) for name, module in layers.items()]
+    hooks += [
+        layers[reading.layer].register_forward_hook(reading.observe, with_kwargs=True)
+        for reading in readings
+        if reading.layer in layers
     ]
-    _run_through(model, parts(example_inputs, BATCH), hooks)
-    return [
-        _checked(Responses(_covariance(own, coupling.choices), _weights(inner, coupling)), coupling)
-        for own, coupling in zip(readings, couplings, strict=True)
-    ]
-
-
-def _called(model: nn.Module, inner: nn.Module, inputs: Any) -> set[str]:
-    """Names of the modules that a forward pass calls."""
-    names: set[str] = set()
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: names.add(name)) for name, module in inner.named_modules()
-    ]
-    _run_through(model, [inputs], hooks)
-    return names
-
-
-def _run_through(model: nn.Module, batches: Iterable[Any], hooks: list[Any]) -> None:
-    """Run the network in evaluation mode, then remove the hooks."""
     try:
-        with evaluating(model), torch.no_grad():
-            for inputs in batches:
-                run(model, inputs)
+        with torch.no_grad():
+            for inputs in parts(example_inputs, BATCH):
+                run(network, cloned(inputs))
     finally:
         for hook in hooks:
             hook.remove()
+    return called
 
 
 def parts(inputs: Any, size: int) -> Iterator[Any]:
@@ -135,68 +174,105 @@ Places = list[tuple[np.ndarray, np.ndarray]]
 """Choices, and an index that belongs to each; as many pairs as a choice has indices."""
 
 
+class _Place(NamedTuple):
+    """(m,) choices, a channel of each in a layer, and the norms of the weights that read it there."""
+
+    choices: np.ndarray
+    indices: np.ndarray
+    norms: np.ndarray
+
+
 @dataclass
 class _Reading:
-    """Moments of a coupling's channels in one layer: in its inputs, or in its outputs if no layer reads them."""
+    """Moments of a coupling's channels in one layer: in its inputs, or in its outputs if no layer reads them.
+
+    Products are summed in float32 within a batch, as differences from the first batch's mean, in float64 over all.
+    """
 
     layer: str
-    choices: int
-    places: Places
+    places: list[_Place]
     written: bool = False
     rows: int = 0
+    shifts: dict[int, Tensor] = field(default_factory=dict)
     sums: dict[int, np.ndarray] = field(default_factory=dict)
     products: dict[int, np.ndarray] = field(default_factory=dict)
 
     def observe(self, module: nn.Module, inputs: tuple, named: dict, output: Tensor) -> None:
         """Forward hook: add the moments of one batch."""
-        tensor = output if self.written else (*inputs, *named.values())[0]
-        rows = tensor if isinstance(module, nn.Linear) else tensor.movedim(1, -1)
-        rows = rows.detach().flatten(0, -2).float()
+        tensor = batched(module, output if self.written else (*inputs, *named.values())[0])
+        rows = (tensor if isinstance(module, nn.Linear) else tensor.movedim(1, -1)).flatten(0, -2)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         self.rows += len(rows)
-        for place, (_, indices) in enumerate(self.places):
-            own = rows[:, torch.as_tensor(indices, device=rows.device)]
-            self.sums[place] = self.sums.get(place, 0) + own.sum(0, dtype=torch.float64).cpu().numpy()
-            self.products[place] = self.products.get(place, 0) + (own.T @ own).double().cpu().numpy()
+        for number, place in enumerate(self.places):
+            own = rows[:, torch.as_tensor(place.indices, device=rows.device)]
+            own -= self.shifts.setdefault(number, own.mean(0))
+            self.sums[number] = self.sums.get(number, 0) + own.sum(0, dtype=torch.float64).cpu().numpy()
+            self.products[number] = self.products.get(number, 0) + (own.T @ own).double().cpu().numpy()
 
-    def covariance(self) -> Float64[np.ndarray, "n n"]:
-        total = np.zeros((self.choices, self.choices))
-        for place, (chosen, _) in enumerate(self.places):
-            mean = self.sums[place] / self.rows
-            total[np.ix_(chosen, chosen)] += self.products[place] / self.rows - np.outer(mean, mean)
-        return total
-
-
-def _covariance(readings: list[_Reading], choices: int) -> Float64[np.ndarray, "n n"]:
-    """Sum over the readings; the unit matrix if there is none."""
-    return np.sum([reading.covariance() for reading in readings], axis=0) if readings else np.eye(choices)
+    def covariances(self) -> Iterator[tuple[_Place, Float64[np.ndarray, "m m"]]]:
+        """Each place with the covariance of its channels."""
+        for number, place in enumerate(self.places):
+            mean = self.sums[number] / self.rows
+            yield place, self.products[number] / self.rows - np.outer(mean, mean)
 
 
-def _readings(network: nn.Module, prefix: str, coupling: Coupling, called: set[str]) -> list[_Reading]:
-    """Where the channels are read; where they are written if no layer that is called reads them."""
+def _summed(
+    coupling: Coupling, weights: Float64[np.ndarray, "n n"], reads: list[_Reading], writes: list[_Reading]
+) -> Responses:
+    """Sums over all places where the channels were seen; `writes` is empty where they were read."""
+    seen = [reading for reading in (*reads, *writes) if reading.rows]
+    if not seen:
+        log.info("%s: the forward pass calls no layer that writes or reads its channels", coupling.layers[0])
+        return Responses(np.eye(coupling.choices), weights)
+    covariance, weighted, count = np.zeros((3, coupling.choices, coupling.choices))
+    for reading in seen:
+        for place, moments in reading.covariances():
+            at = np.ix_(place.choices, place.choices)
+            covariance[at] += moments
+            weighted[at] += _times_norms(moments, place.norms)
+            count[at] += 1
+    if writes:
+        return Responses(covariance, weights)
+    for place in [place for reading in reads if not reading.rows for place in reading.places]:
+        at = np.ix_(place.choices, place.choices)
+        weighted[at] += _times_norms(covariance[at] / count[at].clip(1), place.norms)
+    return Responses(covariance, weights, weighted)
+
+
+def _reads(network: nn.Module, coupling: Coupling) -> list[_Reading]:
+    """All weights that read the channels; a grouped convolution has a place for each group."""
     found = []
     for axis in sorted(coupling.readers):
         layer = axis.tensor.rpartition(".")[0]
-        module = network.get_submodule(layer)
-        if isinstance(module, LAYERS) and layer in called:
-            starts = np.zeros(1, int)
-            if isinstance(module, nn.modules.conv._ConvNd) and axis.axis == 1:  # an index of each group's inputs
-                starts = np.arange(module.groups) * (module.in_channels // module.groups)
-            places = _places(*coupling.slices[axis])
-            found.append(_Reading(layer, coupling.choices, [(c, i + start) for c, i in places for start in starts]))
-    written = {layer.removeprefix(prefix): rows for layer, rows in coupling.members.items()}
-    return found or [
-        _Reading(layer, coupling.choices, [(np.arange(len(rows)), own) for own in rows.T], written=True)
-        for layer, rows in written.items()
+        module, parameter = network.get_submodule(layer), network.get_parameter(axis.tensor).detach()
+        groups = module.groups if isinstance(module, nn.modules.conv._ConvNd) and axis.axis == 1 else 1
+        rows = parameter.movedim(axis.axis, 0).flatten(1).unflatten(1, (groups, -1))
+        norms = torch.linalg.vector_norm(rows, dim=2, dtype=torch.float64).cpu().numpy()
+        places = [
+            _Place(choices, indices + group * len(rows), norms[indices, group])
+            for choices, indices in _places(*coupling.slices[axis])
+            for group in range(groups)
+        ]
+        found.append(_Reading(layer, places))
+    return found
+
+
+def _writes(coupling: Coupling, prefix: str, called: set[str]) -> list[_Reading]:
+    """The layers that write the channels, of those that are called."""
+    every = np.arange(coupling.choices)
+    members = {layer.removeprefix(prefix): rows for layer, rows in coupling.members.items()}
+    return [
+        _Reading(layer, [_Place(every, own, np.ones(len(own))) for own in rows.T], written=True)
+        for layer, rows in members.items()
         if layer in called
     ]
 
 
 def _weights(network: nn.Module, coupling: Coupling) -> Float64[np.ndarray, "n n"]:
     """Gram matrix of all weights that read the choices; the unit matrix if none does."""
-    parameters = dict(network.named_parameters())
     total = np.zeros((coupling.choices, coupling.choices))
     for axis in coupling.readers:
-        rows = parameters[axis.tensor].detach().movedim(axis.axis, 0).flatten(1).double().cpu().numpy()
+        rows = network.get_parameter(axis.tensor).detach().movedim(axis.axis, 0).flatten(1).double().cpu().numpy()
         for chosen, indices in _places(*coupling.slices[axis]):
             total[np.ix_(chosen, chosen)] += rows[indices] @ rows[indices].T
     return total if coupling.readers else np.eye(coupling.choices)

@@ -1,6 +1,7 @@
 """Filters as points, and the subset of each layer whose persistence diagrams stay closest to the layer's."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from topoprune import genetic
 from topoprune.cover import COVERS, covered
 from topoprune.fitness import Fitness, distance_matrix
-from topoprune.functional import responses
-from topoprune.network import LAYERS, Coupling, evaluating, run, structure
+from topoprune.functional import batched, cloned, responses, stand_in
+from topoprune.network import LAYERS, Coupling, run, structure
 
 ACTIVATION_SIDE = 4
 """Activations are averaged to at most this many positions along each axis of an image."""
@@ -69,6 +70,21 @@ def topological(
     fitness = Fitness(delta, tuple(dimensions), distance, pointed, engine)
     path = None if checkpoint is None else Path(checkpoint)
     return genetic.SEARCHES[search](len(points), keep, fitness, settings, seed, path, delta)
+
+
+def among_living(points: Float[np.ndarray, "n d"], keep: int, seed: int = 0, **options) -> genetic.Result:
+    """As `topological`, but zero points, which stand for dead channels, are the first to go; its fitness omits them.
+
+    Example:
+        >>> cloud = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+        >>> [among_living(cloud, keep, metric="sine", search="farthest").kept.tolist() for keep in (2, 3)]
+        [[1, 3], [0, 1, 3]]
+    """
+    living, dead = np.flatnonzero(points.any(axis=1)), np.flatnonzero(~points.any(axis=1))
+    if not len(living) or not len(dead):
+        return topological(points, keep, seed, **options)
+    found = topological(points[living], min(keep, len(living)), seed, **options)
+    return replace(found, kept=np.sort([*living[found.kept], *dead[: max(0, keep - len(living))]]))
 
 
 SEARCHES = (*genetic.SEARCHES, *COVERS)
@@ -142,29 +158,30 @@ def _folded(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
 
 def _activations(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     """Layer -> (filters, images x positions), divided by the square root of the number of images."""
-    watched = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    modules = dict(model.named_modules())
     norms = structure(model, example_inputs, LAYERS, check=False).norms
-    watched |= {layer: modules[norm] for layer, norm in norms.items()}
-    rows: dict[str, Tensor] = {}
-    hooks = [module.register_forward_hook(_keep_output(rows, name)) for name, module in watched.items()]
-    try:
-        with evaluating(model), torch.no_grad():
-            run(model, example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return rows
+    outputs: dict[str, list[Tensor]] = {}
+    with stand_in(model) as (network, prefix), torch.no_grad():
+        modules = {prefix + name: module for name, module in network.named_modules()}
+        for name in [name for name, module in modules.items() if isinstance(module, LAYERS)]:
+            modules[norms.get(name, name)].register_forward_hook(_keep_output(outputs.setdefault(name, [])))
+        run(network, cloned(example_inputs))
+    return {
+        name: torch.cat([output.transpose(0, 1).flatten(1) for output in calls], dim=1) / sum(map(len, calls)) ** 0.5
+        for name, calls in outputs.items()
+        if calls
+    }
 
 
-def _keep_output(rows: dict[str, Tensor], name: str) -> Callable:
+def _keep_output(outputs: list[Tensor]) -> Callable:
     def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        if isinstance(module, LAYERS):
+            output = batched(module, output)
         if isinstance(module, nn.Linear):  # channels come last
             output = output.flatten(0, -2)
         elif output.ndim > 2:
             pool: Any = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}[output.ndim]
             output = pool(output, [min(ACTIVATION_SIDE, length) for length in output.shape[2:]])
-        rows[name] = output.detach().transpose(0, 1).flatten(1) / len(output) ** 0.5
+        outputs.append(output.clone())
 
     return hook
 

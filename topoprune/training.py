@@ -7,6 +7,7 @@ epoch): a continued run repeats the uninterrupted one bit for bit, and networks 
 import copy
 import time
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from math import cos, inf, isfinite, pi
@@ -191,7 +192,7 @@ def train(
         history = _restore(_state(model, optimizers), checkpoint, identity)
     remaining = range(len(history), recipe.epochs)
     trained = [module for module in model.modules() if module.training or not model.training]
-    with evaluating(model), evaluating(teacher or nn.Identity()):  # restores all modes at the end
+    with evaluating(model), nullcontext() if teacher is None else evaluating(teacher):  # restores all modes at the end
         for module in trained:
             module.training = True
         step = _step(model, data, recipe, teacher, fast) if remaining else _no_step
@@ -287,7 +288,8 @@ def _batches(data: Iterable, device: torch.device) -> Iterator[tuple]:
 
 
 def _scores(model: nn.Module, inputs) -> Tensor:
-    """Class scores for a tensor, a tuple of arguments or a dict of named ones."""
+    """Class scores for a tensor, a tuple of arguments or a dict of named ones, which the network may overwrite."""
+    inputs = tree_map_only(Tensor, torch.clone, inputs)
     if isinstance(inputs, dict):
         scores = model(**inputs)
     else:
