@@ -10,15 +10,18 @@ The idea of one dependency graph for any architecture is that of Fang et al., "D
 Pruning", CVPR 2023. Here the graph joins slices of parameters, not layers.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -83,7 +86,7 @@ class Channels:
         writers: the layers whose weights write channels, in the order of the first call.
         readers: axes of weights that read channels.
         norms: normalisation layer -> the components of its input channels.
-        follows: layer -> the normalisation that reads its output and nothing else.
+        follows: layer -> its BatchNorm, which alone reads its output and reads nothing else.
     """
 
     start: dict[Axis, int]
@@ -122,10 +125,11 @@ def trace(model: nn.Module, passes: Iterable) -> Channels:
     try:
         for forward in passes:
             follower.inside.clear()
-            with torch.no_grad(), follower:
+            with torch.no_grad(), follower, _Followable():
                 output = forward(model)
             for tensor in tensors_in(output):
                 follower.fix(follower.labels(tensor), "its channels are an output of the network")
+                follower.read(tensor)
     finally:
         for hook in hooks:
             hook.remove()
@@ -146,6 +150,31 @@ def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
         yield from tensors_in(vars(value), depth - 1)
 
 
+class _Followable(TorchFunctionMode):
+    """Computes the same in steps that can be followed.
+
+    A linear layer reads contiguous inputs: others PyTorch multiplies by an expanded weight. Circular padding picks
+    positions: PyTorch writes into an empty tensor.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.linear and args:
+            return func(args[0].contiguous(), *args[1:], **kwargs)
+        if func is F.pad and "circular" in (*args[2:3], kwargs.get("mode")):
+            return _padded_around(args[0], args[1] if len(args) > 1 else kwargs["pad"])
+        return func(*args, **kwargs)
+
+
+def _padded_around(tensor: Tensor, padding: Sequence[int]) -> Tensor:
+    """Circular padding of the last axes, the last one first."""
+    for i, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True)):
+        size = tensor.shape[-1 - i]
+        around = torch.arange(-before, size + after, device=tensor.device) % size
+        tensor = tensor.index_select(tensor.ndim - 1 - i, around)
+    return tensor
+
+
 class _Follower(TorchDispatchMode):
     """Keeps the channel numbers of every tensor of a pass.
 
@@ -164,8 +193,11 @@ class _Follower(TorchDispatchMode):
         self.writers: dict[Axis, Writer] = {}
         self.readers: set[Axis] = set()
         self.norms: dict[str, Tensor] = {}
+        self.batch_norms = {
+            name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        }
         self.outputs: dict[int, str] = {}
-        self.follows: dict[str, str] = {}
+        self.reads: set[tuple[str | None, str | None]] = set()  # (layer whose output is read, BatchNorm that reads it)
         self.inside: list[str] = []
         count = 0
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -181,8 +213,6 @@ class _Follower(TorchDispatchMode):
         if isinstance(module, nn.modules.batchnorm._NormBase) and inputs and inputs[0].ndim > 1:
             if (row := self._row(inputs[0], 1)).ge(0).all():
                 self.norms[name] = row
-            if id(inputs[0]) in self.outputs:
-                self.follows[self.outputs[id(inputs[0])]] = name
 
     def leave(self) -> None:
         if self.inside:
@@ -192,6 +222,10 @@ class _Follower(TorchDispatchMode):
         """The channel numbers of a tensor, `FIXED` where it is not known."""
         found = self.tensors.get(id(tensor))
         return found[1] if found else torch.full((1,) * tensor.ndim, FIXED)
+
+    def read(self, tensor: Tensor, norm: str | None = None) -> None:
+        """Note that a BatchNorm or anything else reads a tensor."""
+        self.reads.add((self.outputs.get(id(tensor)), norm))
 
     def fix(self, numbers: Tensor, reason: str) -> None:
         self.fixes.append((numbers[numbers >= 0].unique(), reason))
@@ -208,7 +242,13 @@ class _Follower(TorchDispatchMode):
                 fixed.setdefault(int(one), reason)
         norms = {name: component[numbers.numpy()] for name, numbers in self.norms.items()}
         writers = [*self.writers.values()]
-        return Channels(self.start, self.size, component, fixed, writers, self.readers, norms, self.follows)
+        return Channels(self.start, self.size, component, fixed, writers, self.readers, norms, self._follows())
+
+    def _follows(self) -> dict[str, str]:
+        """Layer -> BatchNorm, of the reads whose two sides have no other."""
+        layers, norms = Counter(layer for layer, _ in self.reads), Counter(norm for _, norm in self.reads)
+        alone = [pair for pair in self.reads if layers[pair[0]] == norms[pair[1]] == 1]
+        return dict(sorted((layer, norm) for layer, norm in alone if layer and norm))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -223,6 +263,9 @@ class _Follower(TorchDispatchMode):
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if name in SIZES_ONLY or not any((self.labels(tensor) >= 0).any() or self._name(tensor) for tensor in inputs):
             return
+        norm = next((place for place in self.inside[-1:] if name in BATCH_NORMS and place in self.batch_norms), None)
+        for tensor in inputs:
+            self.read(tensor, norm if norm and tensor is args[0] else None)
         if name == "convolution":
             return self._convolution(output, *args)
         if name in ("addmm", "mm", "linear") and self._linear(name, args, output):

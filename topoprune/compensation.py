@@ -366,7 +366,7 @@ def _rows(
 def _forward(network: nn.Module, batch: Any, seed: int) -> None:
     device = next(network.parameters()).device
     torch.manual_seed(seed)  # for networks that draw random numbers in evaluation mode
-    run(network, _map(lambda tensor: tensor.to(device, copy=True), batch))
+    run(network, _map(lambda tensor: tensor.to(device), batch))
 
 
 def _chunks(consumers: list[_Consumer]) -> list[list[_Consumer]]:

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
-from topoprune.functional import Responses, cloned, stand_in
+from topoprune.functional import Responses, stand_in
 from topoprune.network import Coupling, run, scores
 
 
@@ -174,7 +174,7 @@ def taylor(
         ValueError: the network does not answer with one row of class scores for each input.
     """
     with stand_in(model) as (judged, _), torch.enable_grad():
-        logits = run(judged.requires_grad_(True), cloned(example_inputs))
+        logits = run(judged.requires_grad_(True), example_inputs)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ValueError(
                 f"method 'taylor' needs class scores of shape (inputs, classes), got {type(logits).__name__}"

@@ -8,16 +8,14 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
-from topoprune.network import LAYERS, Coupling, batch_size, copied, run, unwrapped
+from topoprune.network import LAYERS, Coupling, batch_size, run, running_copy, some_inputs, unwrapped
 
 BATCH = 128
 """Inputs of one forward pass."""
@@ -123,16 +121,8 @@ def stand_in(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     written, because hooks that are added after compilation do not fire.
     """
     inner, prefix = unwrapped(model)
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.inference_mode(False), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
-        network = copied(inner)
-        network.eval()
+    with running_copy(inner) as network, torch.compiler.set_stance("force_eager"):
         yield network, prefix
-
-
-def cloned(inputs: Any) -> Any:
-    """A copy of the inputs for a network that may overwrite them."""
-    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), inputs)
 
 
 def batched(layer: Any, tensor: Tensor) -> Tensor:
@@ -152,22 +142,12 @@ def _observe(network: nn.Module, example_inputs: Any, readings: Sequence["_Readi
     ]
     try:
         with torch.no_grad():
-            for inputs in parts(example_inputs, BATCH):
-                run(network, cloned(inputs))
+            for start in range(0, batch_size(example_inputs), BATCH):
+                run(network, some_inputs(example_inputs, start, start + BATCH))
     finally:
         for hook in hooks:
             hook.remove()
     return called
-
-
-def parts(inputs: Any, size: int) -> Iterator[Any]:
-    """Inputs in batches of at most `size`; all at once if they are no batch."""
-    count = batch_size(inputs)
-    if count <= size:
-        yield inputs
-        return
-    for start in range(0, count, size):
-        yield tree_map_only(Tensor, itemgetter(slice(start, start + size)), inputs)
 
 
 Places = list[tuple[np.ndarray, np.ndarray]]

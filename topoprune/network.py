@@ -103,7 +103,7 @@ class Structure:
     Attributes:
         couplings: filters that can be removed, in the order of the modules.
         left_whole: layer -> why it keeps all its filters.
-        norms: layer -> the BatchNorm that reads its output.
+        norms: layer -> its BatchNorm, which alone reads its output and reads nothing else.
 
     Example:
         >>> from torch import nn
@@ -123,7 +123,8 @@ def couplings(model: nn.Module, example_inputs: Any, check: bool = True) -> list
 
     Args:
         model: any network with `nn.Conv2d` layers; it is untouched.
-        example_inputs: what `forward` takes: a tensor, a tuple of positional or a dict of named arguments.
+        example_inputs: what `forward` takes: a tensor, a tuple of positional or a dict of named arguments; they are
+            untouched. Their first axis is the batch, except for scalars and tensors whose first axis has length 1.
         check: verify each coupling, see `structure`.
 
     Raises:
@@ -261,10 +262,10 @@ class Cost:
 
 
 def cost(model: nn.Module, example_inputs: Any, seconds: float = 0.2) -> Cost:
-    """Parameters, FLOPs and latency of `model` in evaluation mode; every mode is restored.
+    """Parameters, FLOPs and latency of `model` in evaluation mode, measured on a copy.
 
     Args:
-        model: the network.
+        model: the network; it is timed in the caller's autocast.
         example_inputs: as for `couplings`, on the network's device; their first axis is the batch.
         seconds: how long each of the two timings runs.
 
@@ -278,13 +279,15 @@ def cost(model: nn.Module, example_inputs: Any, seconds: float = 0.2) -> Cost:
         (224, 13824)
     """
     batch = batch_size(example_inputs)
-    with evaluating(model), torch.inference_mode():
-        run(model, example_inputs)
-        one = _median_seconds(model, first_inputs(example_inputs, 1), seconds)
-        many = one if batch == 1 else _median_seconds(model, example_inputs, seconds)
+    with running_copy(model) as network:
+        with torch.inference_mode():
+            run(network, example_inputs)
+        one = _median_seconds(network, first_inputs(example_inputs, 1), seconds)
+        many = one if batch == 1 else _median_seconds(network, example_inputs, seconds)
+        multiply_adds = _flops(network, example_inputs)
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
-        flops=flops(model, example_inputs),
+        flops=multiply_adds,
         latency_ms=1e3 * one,
         images_per_second=batch / many,
     )
@@ -298,9 +301,15 @@ def flops(model: nn.Module, example_inputs: Any) -> int:
         >>> flops(nn.Conv2d(3, 8, 3), torch.randn(4, 3, 10, 10))  # 8 filters of 27 weights at 64 positions
         13824
     """
+    with running_copy(model) as network:
+        return _flops(network, example_inputs)
+
+
+def _flops(network: nn.Module, inputs: Any) -> int:
     counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), counter:
-        run(model, first_inputs(example_inputs, 1))
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), counter:
+        warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)  # the counter adds hooks
+        run(network, first_inputs(inputs, 1))
     return counter.get_total_flops() // 2  # torch counts a multiply-add as two
 
 
@@ -317,21 +326,40 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
-    """The output for a tensor, a tuple of positional or a dict of named arguments.
+    """The output for a tensor, a tuple of positional or a dict of named arguments, outside the caller's autocast.
+
+    The network gets copies without gradients, which it may change.
 
     Raises:
-        ValueError: naming the shapes of the inputs that the network does not take.
+        ValueError: naming the inputs that the network does not take.
     """
+    with _without_autocast():
+        return _called(model, _fresh(inputs))
+
+
+def _called(model: nn.Module, inputs: Any) -> Any:
     try:
         if isinstance(inputs, dict):
             return model(**inputs)
         return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
     except Exception as error:  # whatever the network's own forward raises
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
-        raise ValueError(
-            f"{type(model).__name__} does not run on example inputs of shape {shapes}: {_line(error)}; "
-            "check their shape, type and device"
-        ) from error
+        raise ValueError(f"{type(model).__name__} does not run on {_refusal(inputs, error)}") from error
+
+
+def _fresh(inputs: Any) -> Any:
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), inputs)
+
+
+def _refusal(inputs: Any, error: Exception) -> str:
+    """Which inputs a network refuses, and the cure."""
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
+    others = {type(leaf).__name__ for leaf in tree_leaves(inputs) if not shapes or isinstance(leaf, np.ndarray)}
+    if others:
+        return (
+            f"inputs of type {', '.join(sorted(others))}: pass a tensor, a tuple of positional or a dict of named "
+            "arguments; torch.from_numpy makes a tensor of an array"
+        )
+    return f"example inputs of shape {shapes}: {_line(error)}; check their shape, type and device"
 
 
 def without(model: nn.Module, removed: dict[Coupling, np.ndarray]) -> nn.Module:
@@ -405,17 +433,38 @@ def _refuse_computed_weights(model: nn.Module, prefix: str) -> None:
 
 @contextlib.contextmanager
 def _plain_tensors() -> Iterator[None]:
-    """Work outside the caller's inference mode and with the caller's random numbers untouched."""
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    """Work outside the caller's inference mode and autocast, with the caller's random numbers untouched."""
+    eager = torch.compiler.set_stance("force_eager")  # compiled code cannot be followed
+    with torch.inference_mode(False), _without_autocast(), _forked_random_numbers(), eager, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the network's own forward
         yield
+
+
+@contextlib.contextmanager
+def running_copy(model: nn.Module) -> Iterator[nn.Module]:
+    """A copy in evaluation mode; running it changes neither the network nor the caller's random numbers."""
+    with torch.inference_mode(False), _forked_random_numbers():
+        yield copied(model).eval()
+
+
+@contextlib.contextmanager
+def _without_autocast() -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def _forked_random_numbers() -> contextlib.AbstractContextManager[None]:
+    return torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ())
 
 
 def _prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, float]:
     """A copy in evaluation mode and few inputs, in float32 unless the network insists on its own type."""
     for dtype, count in itertools.product((torch.float32, None), (2, None)):
         network = copied(model).eval().requires_grad_(False)
-        inputs = tree_map_only(Tensor, torch.clone, first_inputs(example_inputs, count) if count else example_inputs)
+        inputs = first_inputs(example_inputs, count) if count else example_inputs
         if dtype:
             network = network.to(dtype)
             inputs = tree_map_only(Tensor, lambda x: x.float() if x.is_floating_point() else x, inputs)
@@ -705,14 +754,34 @@ def _has_values(network: nn.Module) -> bool:
 
 
 def batch_size(inputs: Any) -> int:
-    """The length of the first axis that all inputs share; 1 if they share none."""
-    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors_in(inputs)}
-    return lengths.pop() if len(lengths) == 1 else 1
+    """The length of the first axis of the first input, if the others share it; 1 if they do not.
+
+    Scalars, and later inputs whose first axis has length 1, have no part in the batch.
+
+    Example:
+        >>> batch_size((torch.ones(240, 3, 8, 8), torch.tensor(0.5), torch.ones(1, 4))), batch_size(torch.ones(1, 3))
+        (240, 1)
+        >>> batch_size((torch.ones(240, 3, 8, 8), torch.ones(7)))  # no batch
+        1
+    """
+    lengths = [len(tensor) for tensor in tensors_in(inputs) if tensor.ndim]
+    return lengths[0] if lengths and {*lengths[1:]} <= {lengths[0], 1} else 1
 
 
 def first_inputs(inputs: Any, count: int) -> Any:
     """The first inputs of a batch; all of them if they are no batch."""
-    return tree_map_only(Tensor, lambda tensor: tensor[:count], inputs) if batch_size(inputs) > count else inputs
+    return some_inputs(inputs, 0, count)
+
+
+def some_inputs(inputs: Any, start: int, stop: int) -> Any:
+    """A part of a batch; tensors that have no part in the batch stay whole.
+
+    Example:
+        >>> [tensor.shape for tensor in some_inputs((torch.ones(240, 3), torch.ones(1, 4)), 10, 12)]
+        [torch.Size([2, 3]), torch.Size([1, 4])]
+    """
+    size = batch_size(inputs)
+    return tree_map_only(Tensor, lambda x: x[start:stop] if x.ndim and len(x) == size > 1 else x, inputs)
 
 
 def _line(error: BaseException) -> str:
@@ -721,18 +790,30 @@ def _line(error: BaseException) -> str:
 
 def latency_ms(model: nn.Module, example_inputs: Any, seconds: float = 0.2) -> float:
     """Median milliseconds of one input."""
-    with evaluating(model), torch.inference_mode():
-        return 1e3 * _median_seconds(model, first_inputs(example_inputs, 1), seconds)
+    with running_copy(model) as network:
+        return 1e3 * _median_seconds(network, first_inputs(example_inputs, 1), seconds)
 
 
-def _median_seconds(model: nn.Module, inputs: Any, seconds: float) -> float:
+@torch.inference_mode()
+def _median_seconds(network: nn.Module, inputs: Any, seconds: float) -> float:
     # Imported here: it warns of a CUDA toolkit where there is no device, which most commands need not see.
     from torch.utils.benchmark import Timer
 
+    inputs = _fresh(inputs)
     timer = Timer(
-        "run(model, inputs)",
-        globals={"run": run, "model": model, "inputs": inputs},
+        f"called(network, {'fresh(inputs)' if _changes(network, inputs) else 'inputs'})",
+        globals={"called": _called, "fresh": _fresh, "network": network, "inputs": inputs},
         num_threads=torch.get_num_threads(),
     )
     once = timer.timeit(2).mean  # warms up
     return timer.timeit(1).median if once > seconds else timer.blocked_autorange(min_run_time=seconds).median
+
+
+def _changes(network: nn.Module, inputs: Any) -> bool:
+    """Whether a forward pass changes its inputs."""
+    used = _fresh(inputs)
+    _called(network, used)
+    after, before = [*tensors_in(used)], [*tensors_in(inputs)]
+    return len(after) != len(before) or not all(
+        a.dtype == b.dtype and (a.is_meta or torch.equal(a, b)) for a, b in zip(after, before, strict=True)
+    )

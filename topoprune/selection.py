@@ -207,7 +207,7 @@ def _choose(model, example_inputs, couplings, counts, method, seed, minimum, tar
         clouds = points(model, example_inputs, couplings, space)
         if method == "topological":
             options.setdefault("metric", METRIC.get(space, "euclidean"))
-    find = among_living if method == "topological" and space == "functional" else topological
+            search = among_living if space == "functional" else topological
     chosen, searches = [], {}
     for index, (coupling, cloud, keep) in enumerate(
         tqdm(list(zip(couplings, clouds, counts, strict=True)), desc="select", unit="layer", leave=False, disable=None)
@@ -215,7 +215,7 @@ def _choose(model, example_inputs, couplings, counts, method, seed, minimum, tar
         log.info("%s: keep %d of %d", coupling.layers[0], keep, coupling.choices)
         if method == "topological":
             checkpoint = None if checkpoints is None else Path(checkpoints) / f"search-{index}.json"
-            result = find(cloud, keep, seed * 1000 + index, checkpoint=checkpoint, **options)
+            result = search(cloud, keep, seed * 1000 + index, checkpoint=checkpoint, **options)
             chosen.append(result.kept.tolist())
             searches[coupling.layers[0]] = result.history
         elif options.get("engine") == "nni" and keep < len(cloud):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from topoprune import genetic
 from topoprune.cover import COVERS, covered
 from topoprune.fitness import Fitness, distance_matrix
-from topoprune.functional import batched, cloned, responses, stand_in
+from topoprune.functional import batched, responses, stand_in
 from topoprune.network import LAYERS, Coupling, run, structure
 
 ACTIVATION_SIDE = 4
@@ -121,6 +121,11 @@ def points(
     rows = SPACES[space](model, example_inputs)
     clouds = []
     for coupling in couplings:
+        if idle := [layer for layer in coupling.layers if layer not in rows]:
+            raise ValueError(
+                f"{idle[0]} has no activations: the network does not call it in evaluation mode; ignore it, or choose "
+                "another space"
+            )
         parts = [rows[layer][torch.as_tensor(own)].flatten(1) for layer, own in coupling.members.items()]
         cloud = torch.cat(parts, dim=1).float().cpu().numpy()
         if not np.isfinite(cloud).all():
@@ -164,7 +169,7 @@ def _activations(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
         modules = {prefix + name: module for name, module in network.named_modules()}
         for name in [name for name, module in modules.items() if isinstance(module, LAYERS)]:
             modules[norms.get(name, name)].register_forward_hook(_keep_output(outputs.setdefault(name, [])))
-        run(network, cloned(example_inputs))
+        run(network, example_inputs)
     return {
         name: torch.cat([output.transpose(0, 1).flatten(1) for output in calls], dim=1) / sum(map(len, calls)) ** 0.5
         for name, calls in outputs.items()

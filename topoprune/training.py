@@ -304,15 +304,41 @@ def _check_teacher(teacher: nn.Module | None, model: nn.Module, recipe: Recipe) 
         raise ValueError("a recipe with distillation needs a teacher: pass teacher=, as a rule the dense network")
     if teacher is None:
         return
+    if not isinstance(teacher, nn.Module):
+        raise ValueError(
+            f"teacher must be an nn.Module, got {type(teacher).__name__}: wrap it in a module that calls it"
+        )
     if not recipe.distillation:
         raise ValueError("the teacher would not be used: set distillation in the recipe, as in distillation=0.9")
-    own = {id(tensor) for tensor in chain(model.parameters(), model.buffers())}
-    if any(id(tensor) in own for tensor in chain(teacher.parameters(), teacher.buffers())):
+    if _storages(teacher) & _storages(model):
         raise ValueError("the teacher shares weights with the network: pass a copy, copy.deepcopy(model)")
     if _device(teacher) != _device(model):
         raise ValueError(
             f"the teacher is on {_device(teacher)} and the network on {_device(model)}: move it, teacher.to(...)"
         )
+    taught, own = _types(teacher), _types(model)
+    with autocast(_device(model)):
+        casts = torch.is_autocast_enabled(_device(model).type)  # all but float64
+    if taught and own and taught.isdisjoint(own) and not (casts and torch.float64 not in taught | own):
+        raise ValueError(
+            f"the teacher has weights of type {_named(taught)} and the network of {_named(own)}: convert it, "
+            f"teacher.to({min(own, key=str)})"
+        )
+
+
+def _storages(module: nn.Module) -> set[tuple[torch.device, int]]:
+    """Where the parameters and buffers lie in memory, but for those that take none."""
+    tensors = chain(module.parameters(), module.buffers())
+    places = {(tensor.device, tensor.untyped_storage().data_ptr()) for tensor in tensors}
+    return {(device, address) for device, address in places if address}
+
+
+def _types(module: nn.Module) -> set[torch.dtype]:
+    return {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+
+
+def _named(types: set[torch.dtype]) -> str:
+    return " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
 
 
 def _step(model: nn.Module, data: Iterable, recipe: Recipe, teacher: nn.Module | None, fast: bool) -> Step:

@@ -245,6 +245,37 @@ class TwoAnswers(nn.Module):
         return logits, second
 
 
+class ChannelsLast(nn.Module):
+    """Linear layers read what was permuted, without a copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.wide, self.narrow = nn.Conv2d(3, 12, 3), nn.Linear(12, 20), nn.Linear(20, 12, bias=False)
+        self.leave, self.answer = nn.Conv2d(12, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.relu(self.enter(x))
+        x = x + self.narrow(F.relu(self.wide(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+        return self.answer(F.relu(self.leave(x)).flatten(2).transpose(1, 2)).mean(1)
+
+
+class Circular(nn.Module):
+    def __init__(self):
+        super().__init__()
+        around = {"padding": (1, 2), "padding_mode": "circular"}
+        self.one, self.two = nn.Conv2d(3, 12, 3, **around), nn.Conv2d(12, 10, 3, **around)
+        self.three, self.answer = nn.Conv2d(10, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.pad(F.relu(self.two(F.relu(self.one(x)))), (2, 0, 1, 3), mode="circular")
+        return self.answer(F.relu(self.three(x)).mean((2, 3)))
+
+
+class ChangesItsInput(Residual):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5).div_(0.25))
+
+
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 NETWORKS = {
     "residual": (Residual, IMAGES),
@@ -262,5 +293,7 @@ NETWORKS = {
     "siamese by name": (Siamese, {"left": IMAGES, "right": IMAGES.flip(0)}),
     "unflattened": (Unflattened, torch.randn(2, 16, generator=torch.Generator().manual_seed(0))),
     "two answers": (TwoAnswers, IMAGES),
+    "channels last": (ChannelsLast, IMAGES),
+    "circular": (Circular, IMAGES),
 }
 """Name -> the network's class and example inputs."""

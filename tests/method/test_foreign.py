@@ -82,6 +82,22 @@ def test_hidden_linear_layers_and_transposed_convolutions():
     assert {layer: len(chosen) for layer, chosen in kept.items()} == {"up": 5}
 
 
+def test_linear_layers_that_read_permuted_images_lose_filters():
+    model, inputs = made("channels last")
+    kept = topoprune.select(model, inputs, "l1", 0.5, types=(nn.Conv2d, nn.Linear))
+    assert {layer: len(chosen) for layer, chosen in kept.items()} == {
+        "enter": 6,
+        "wide": 10,
+        "narrow": 6,
+        "leave": 4,
+        "answer": 4,
+    }
+    assert kept["enter"] == kept["narrow"]
+    small = topoprune.remove(model, inputs, kept)
+    with torch.no_grad():
+        torch.testing.assert_close(small(inputs), silenced(model, kept)(inputs), rtol=1e-4, atol=1e-5)
+
+
 class Fixed(nn.Module):
     """A number of channels is written into forward."""
 

@@ -2,15 +2,17 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torch_pruning as tp
 import torchvision
+from foreign import IMAGES, ChangesItsInput, Residual, centred
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import topoprune
 from topoprune.models import build
-from topoprune.network import couplings
+from topoprune.network import batch_size, couplings, first_inputs, flops, latency_ms, structure
 
 EXAMPLE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -167,3 +169,177 @@ def test_coupled_layers_must_agree():
     model = torchvision.models.resnet18(num_classes=7).eval()
     with pytest.raises(ValueError, match="share their channels"):
         topoprune.remove(model, torch.randn(2, 3, 64, 64), {"conv1": [0, 1], "layer1.0.conv2": [2, 3]})
+
+
+def residual(kind=Residual):
+    torch.manual_seed(0)
+    return centred(kind()).eval()
+
+
+CALLS = {
+    "prune": lambda model, x: topoprune.prune(model, x, "l1", dry_run=True).kept,
+    "select": lambda model, x: topoprune.select(model, x, "magnitude"),
+    "structure": lambda model, x: structure(model, x).left_whole,
+    "remove": lambda model, x: [
+        p.double().sum().item() for p in topoprune.remove(model, x, {"one.0": [0, 3]}, compensate=[x] * 60).parameters()
+    ],
+    "cost": lambda model, x: topoprune.cost(model, x, seconds=0.001).flops,
+    "flops": flops,
+    "latency": lambda model, x: latency_ms(model, x, seconds=0.001) > 0,
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_autocast_around_a_call_changes_nothing(call):
+    model = residual()
+    wanted = call(model, IMAGES)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert call(model, IMAGES) == wanted
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_images_that_need_a_gradient_give_what_others_give(call):
+    assert call(residual(), IMAGES.clone().requires_grad_()) == call(residual(), IMAGES)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_network_that_changes_its_input_leaves_the_images_alone(call):
+    images = IMAGES.clone()
+    call(residual(ChangesItsInput), images)
+    assert torch.equal(images, IMAGES)
+
+
+def test_every_timed_pass_of_a_network_that_changes_its_input_begins_with_the_images():
+    class Refuses(nn.Conv2d):
+        def forward(self, x):
+            assert torch.equal(x, IMAGES[: len(x)])
+            return super().forward(x.add_(1))
+
+    model = Refuses(3, 4, 3)
+    assert topoprune.cost(model, IMAGES, seconds=0.001).images_per_second > 0
+
+
+class Counts(nn.Module):
+    """Counts its calls in a buffer and in a number, and draws random numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.calls = residual(), 0
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        self.passes += 1
+        return self.body(x + 0 * torch.rand_like(x))
+
+
+@pytest.mark.parametrize("name", ["prune", "select", "structure", "cost", "flops", "latency"])
+def test_the_given_network_and_the_callers_random_numbers_do_not_move(name):
+    model, before = Counts(), torch.get_rng_state()
+    CALLS[name](model, IMAGES)
+    assert model.calls == model.passes == 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("inputs", [IMAGES.numpy(), (IMAGES.numpy(),), {"x": IMAGES.numpy()}, [[0.5]], "images", None])
+@pytest.mark.parametrize("call", [topoprune.couplings, topoprune.cost, topoprune.prune])
+def test_inputs_that_are_no_tensors_are_named_with_their_cure(call, inputs):
+    with pytest.raises(
+        ValueError, match=r"Residual does not run on inputs of type \w+: pass a tensor, a tuple"
+    ) as refused:
+        call(residual(), inputs)
+    assert "invalid combination" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "shapes, size",
+    [
+        ([(240, 3, 8, 8)], 240),
+        ([(240, 3, 8, 8), ()], 240),
+        ([(), (240, 3, 8, 8), (1, 4), (240,)], 240),
+        ([(1, 3, 8, 8), (5, 4)], 1),  # one image and its boxes
+        ([(8, 3, 8, 8), (5, 4)], 1),
+        ([()], 1),
+        ([], 1),
+    ],
+)
+def test_the_batch_is_the_first_axis_of_the_first_input_if_the_others_share_it(shapes, size):
+    inputs = tuple(torch.zeros(shape) for shape in shapes)
+    assert batch_size(inputs) == size
+    first = [tuple(x.shape) for x in first_inputs(inputs, 2)]
+    assert first == [(2, *shape[1:]) if shape[:1] == (size,) and size > 1 else shape for shape in shapes]
+
+
+class Scaled(Residual):
+    def forward(self, x, scale, shift):
+        return super().forward(x * scale + shift.sum())
+
+
+def test_scalars_and_constants_beside_images_are_no_part_of_the_batch():
+    inputs = (IMAGES.repeat(4, 1, 1, 1), torch.tensor(2.0), torch.zeros(1, 3))
+    result = topoprune.prune(residual(Scaled), inputs, "l1")
+    assert result.kept == topoprune.select(residual(), IMAGES, "l1")
+    assert result.after.flops == topoprune.prune(residual(), IMAGES, "l1").after.flops
+
+
+class Reads(nn.Module):
+    """A layer without a bias, its norm, and what else reads the output of the layer."""
+
+    def __init__(self, combine, norm=None):
+        super().__init__()
+        self.enter, self.layer, self.other = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 1, bias=False), nn.Conv2d(6, 5, 1)
+        self.norm, self.leave = norm or nn.BatchNorm2d(5), nn.Conv2d(5, 4, 1)
+        self.combine = combine
+
+    def forward(self, x):
+        h = F.relu(self.enter(x))
+        return self.combine(self, h, self.layer(h))
+
+
+@pytest.mark.parametrize(
+    "combine, norm, follows",
+    [
+        (lambda m, h, y: m.leave(F.relu(m.norm(y))), None, True),
+        (lambda m, h, y: m.leave(F.relu(m.norm(y)) + m.other(h)), None, True),
+        (lambda m, h, y: m.leave(F.relu(m.norm(y))), nn.BatchNorm2d(5, affine=False, track_running_stats=False), True),
+        (lambda m, h, y: m.leave(F.relu(m.norm(y))), nn.InstanceNorm2d(5, track_running_stats=True), False),
+        (lambda m, h, y: m.leave(F.relu(m.norm(y))), nn.InstanceNorm2d(5), False),
+        (lambda m, h, y: m.leave(y + F.relu(m.norm(y))), None, False),
+        (lambda m, h, y: m.leave(y[:, :, 1:] + F.relu(m.norm(y)[:, :, 1:])), None, False),
+        (lambda m, h, y: m.leave(F.relu(m.norm(y))) + y.flatten(2).mean(2)[:, :1, None, None], None, False),
+        (lambda m, h, y: (m.leave(F.relu(m.norm(y))), y), None, False),
+        (lambda m, h, y: m.leave(m.norm(y.relu_())), None, False),
+        (lambda m, h, y: m.leave(m.norm(y) + m.norm(m.other(h))), None, False),
+        (lambda m, h, y: m.leave(F.relu(m.norm(y) + F.batch_norm(y, None, None, training=True))), None, False),
+    ],
+)
+def test_a_batch_norm_follows_a_layer_that_nothing_else_reads(combine, norm, follows):
+    found = structure(Reads(combine, norm).eval(), IMAGES).norms
+    assert found == ({"layer": "norm"} if follows else {})
+
+
+def test_a_shortcut_around_a_batch_norm_is_compensated_with_its_means():
+    torch.manual_seed(0)
+    model = Reads(lambda m, h, y: m.leave(y + 0.1 * F.relu(m.norm(y)))).eval()
+    model.enter.bias.data += 3
+    images, test = torch.randn(2, 240, 3, 8, 8)
+    topoprune.recalibrate(model, [(images, torch.zeros(240))])
+    small = [topoprune.remove(model, images, {"enter": [0, 2, 3, 5]}, compensate=c).eval() for c in (None, images)]
+    with torch.no_grad():
+        before, after = ((network(test) - model(test)).square().mean() for network in small)
+    assert after < 0.5 * before
+
+
+def test_a_network_with_a_compiled_part_is_pruned_as_the_plain_one():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Conv2d(8, 6, 3), nn.ReLU())
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), inner, nn.Conv2d(6, 4, 1)).eval()
+    partly = nn.Sequential(*plain[:2], torch.compile(inner, backend="eager"), plain[3]).eval()
+    images = torch.randn(8, 3, 8, 8)
+    with torch.no_grad():
+        partly(images[:2])
+        partly(images)
+    wanted, found = topoprune.prune(plain, images, "l1", 0.5), topoprune.prune(partly, images, "l1", 0.5)
+    assert [*wanted.kept.values()] == [*found.kept.values()]
+    assert (wanted.after.flops, wanted.after.parameters) == (found.after.flops, found.after.parameters)
+    torch.testing.assert_close(wanted.model(images), found.model(images))

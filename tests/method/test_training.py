@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -210,6 +211,36 @@ def test_a_teacher_is_followed_without_labels_and_left_alone():
     assert history[-1].loss < history[0].loss and history[-1].validation > max(untaught, 0.5)
     assert files.digest(teacher.state_dict()) == state and modes(teacher) == before
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+class Empty(nn.Sequential):
+    """A network that is false."""
+
+    def __len__(self):
+        return 0
+
+
+def test_a_teacher_without_a_length_runs_in_evaluation_mode_and_is_left_alone():
+    teacher, plain = Empty(*network(1)).train(), network(1)
+    state, before = files.digest(teacher.state_dict()), modes(teacher)
+    history = train(network(), loader(), TAUGHT, teacher=teacher)
+    assert files.digest(teacher.state_dict()) == state and modes(teacher) == before
+    assert outcome(history) == outcome(train(network(), loader(), TAUGHT, teacher=plain))
+
+
+def test_networks_that_overwrite_their_inputs_get_copies():
+    def overwriting(seed, inplace):
+        return nn.Sequential(nn.Threshold(0.5, 9.0, inplace), *network(seed))
+
+    data = [*loader()]
+    before = [images.clone() for images, _ in data]
+    networks = {inplace: [overwriting(seed, inplace) for seed in (0, 1)] for inplace in (True, False)}
+    histories = {}
+    for inplace, (model, teacher) in networks.items():
+        histories[inplace] = outcome(train(model, data, TAUGHT, data, teacher=teacher))
+        accuracy(recalibrate(model, data), data)
+        assert all(torch.equal(images, kept) for (images, _), kept in zip(data, before, strict=True))
+    assert histories[True] == histories[False] and same(networks[True][0], networks[False][0])
 
 
 def test_another_teacher_makes_another_run(tmp_path):
@@ -447,6 +478,13 @@ def test_a_network_in_evaluation_mode_is_trained_and_left_in_it():
     assert same(model, expected)
 
 
+def sharing_storage(model):
+    """Another network whose last weights lie where those of `model` do."""
+    teacher = network(1)
+    teacher[-1].weight = nn.Parameter(model[-1].weight.data)
+    return teacher
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -469,6 +507,14 @@ def test_a_network_in_evaluation_mode_is_trained_and_left_in_it():
             "the teacher shares weights",
         ),
         (
+            lambda: train(*[model := network(), loader(), TAUGHT], teacher=sharing_storage(model)),
+            "the teacher shares weights",
+        ),
+        (
+            lambda: train(network(), loader(), TAUGHT, teacher=network().double()),
+            r"has weights of type float64 and the network of float32: convert it, teacher.to\(torch.float32\)",
+        ),
+        (
             lambda: train(network(), loader(), TAUGHT, teacher=network().to("meta")),
             "the teacher is on meta and the net",
         ),
@@ -482,6 +528,15 @@ def test_data_and_networks_that_cannot_be_used_are_refused_in_one_line(call, mes
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_that_is_a_function_is_refused():
+    jaxtyping.config.update("jaxtyping_disable", True)  # the types that tests check would refuse it first
+    try:
+        with pytest.raises(ValueError, match=r"teacher must be an nn\.Module, got function: wrap it in a module"):
+            train(network(), loader(), TAUGHT, teacher=lambda x: x)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_a_network_that_answers_with_more_than_scores_is_refused():
