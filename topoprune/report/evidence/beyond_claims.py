@@ -78,8 +78,8 @@ def mends(records: Sequence[Record]) -> dict:
     primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=table["method"])
     return _row(
         "B1",
-        "Mending reduces damage",
-        f"mending reduces damage: {PRIMARY_MENDING} less none, before fine-tuning",
+        "Refitting reduces damage",
+        f"refitting reduces damage: {PRIMARY_MENDING} less none, before fine-tuning",
         primary,
         planned=len(CHOICES),
         good={ABOVE},
@@ -124,7 +124,7 @@ def recovers_sooner(records: Sequence[Record]) -> dict:
     primary = table[table["primary"].astype(bool)].drop(columns="method").assign(rival=ALL_FOUR)
     row = _row(
         "B4",
-        "Mended networks recover sooner",
+        "Refitted networks recover sooner",
         "compensated networks recover sooner: their restricted mean time less that of plain ones",
         primary,
         planned=1,
