@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from topoprune.channels import Axis, tensors_in
-from topoprune.network import LAYERS, Coupling, batch_size, run, without
+from topoprune.network import LAYERS, Coupling, batch_size, run, some_inputs, without
 from topoprune.regression import Moments, regression
 
 MODES = ("channels", "convolution")
@@ -176,7 +176,7 @@ def _batches(images: Any, network: nn.Module) -> list:
             inputs = _map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, inputs)
         given.append(inputs)
     groups = [(key, list(alike)) for key, alike in itertools.groupby(given, _signature)]
-    found = [batch for key, alike in groups for batch in (_dealt(alike) if key else alike)]
+    found = [part for key, alike in groups for part in (_dealt(alike) if key else itertools.chain(*map(_split, alike)))]
     if not found:
         raise ValueError("compensate has no images: pass a tensor, a list of batches or a DataLoader")
     return found
@@ -186,9 +186,8 @@ def _signature(inputs: Any) -> tuple | None:
     """All of a batch but the number of its images; None if not all of its tensors are by images."""
     leaves, structure = tree_flatten(inputs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    if len({len(tensor) if tensor.ndim else 0 for tensor in tensors}) != 1 or len(tensors) < len(
-        list(tensors_in(inputs))
-    ):
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
+    if len(lengths) != 1 or len(tensors) < len([*tensors_in(inputs)]):
         return None
     parts = [(leaf.shape[1:], leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     return structure, parts
@@ -206,6 +205,13 @@ def _dealt(batches: list) -> list:
         tree_unflatten([leaf[i::parts] if isinstance(leaf, Tensor) else leaf for leaf in whole], structures[0])
         for i in range(parts)
     ]
+
+
+def _split(batch: Any) -> list:
+    """A batch that cannot be joined with others, in parts of at most `BATCH` images."""
+    size = batch_size(batch)
+    parts = math.ceil(size / BATCH)
+    return [some_inputs(batch, size * i // parts, size * (i + 1) // parts) for i in range(parts)]
 
 
 def _map(function: Callable[..., Tensor], inputs: Any) -> Any:

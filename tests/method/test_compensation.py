@@ -356,10 +356,10 @@ def test_images_in_order_are_dealt_to_all_batches():
     assert sorted(torch.cat(parts)[:, 0, 0, 0].tolist()) == sorted((inputs * bright)[:, 0, 0, 0].tolist())
 
 
-def test_inputs_that_are_not_by_images_stay_a_batch():
+def test_inputs_that_are_not_by_images_go_with_every_part():
     batches = [{"x": images(300), "scale": torch.tensor(2.0)}, {"x": images(1), "scale": torch.tensor(2.0)}]
     found = compensation._batches(batches, nn.Conv2d(3, 2, 1))
-    assert [len(part["x"]) for part in found] == [300, 1] and all(part["scale"] == 2 for part in found)
+    assert [len(part["x"]) for part in found] == [150, 150, 1] and all(part["scale"] == 2 for part in found)
     different = compensation._batches([images(5, 3, 8, 8), images(6, 3, 9, 9), images(7, 3, 9, 9)], nn.Conv2d(3, 2, 1))
     assert [tuple(part.shape) for part in different] == [(5, 3, 8, 8), (13, 3, 9, 9)]
 
