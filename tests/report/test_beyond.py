@@ -217,6 +217,14 @@ def test_no_target_is_explained_by_too_few_networks():
         assert set(evidence.accuracy_verdicts(records, evidence.explained(records)).values()) == verdicts
 
 
+def test_an_effect_is_quoted_from_its_row(records):
+    table = evidence.explained(records)
+    row = table[(table["target"] == "none") & (table["predictor"] == "lost mass")].iloc[0]
+    said = evidence.effect_in_words(table, "none", "lost mass")
+    assert said == f"{row['effect']:+.1f} points (95 % interval {row['low']:+.1f} to {row['high']:+.1f})"
+    assert evidence.effect_in_words(table[:0], "none", "lost mass") == "(not on record)"
+
+
 def test_choices_that_lose_more_rank_lower(records):
     found = evidence.beyond_findings(beyond(seeds=4, link=20.0, noise=0.0))
     assert found["mass_rank_none"] == found["mass_rank_convolution"] == "-1.00"

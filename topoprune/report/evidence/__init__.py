@@ -13,7 +13,7 @@ from topoprune.report.evidence.beyond import (
     rivals,
     sooner,
 )
-from topoprune.report.evidence.beyond_claims import beyond_findings, beyond_verdicts
+from topoprune.report.evidence.beyond_claims import beyond_findings, beyond_verdicts, effect_in_words
 from topoprune.report.evidence.beyond_explanation import (
     FUNCTIONAL_PREDICTORS,
     accuracy_verdicts,
@@ -84,6 +84,7 @@ __all__ = [
     "damage_differences",
     "damage_slopes",
     "damage_slopes_over_networks",
+    "effect_in_words",
     "explained",
     "explained_over_networks",
     "explored_findings",

@@ -143,10 +143,11 @@ def explains(records: Sequence[Record], plan: Profile) -> dict:
     planned = 2 * len(plan.removals) * len(plan.removal_ratios) + len(plain) * len(plan.ratios)
     on_record = replicated_cells(records)
     targets = accuracy_verdicts(records, table)
-    if NOT_SUPPORTED in targets.values():
+    said = list(targets.values())
+    if NOT_SUPPORTED in said:
         verdict = NOT_SUPPORTED
     else:
-        verdict = SUPPORTED if on_record >= planned and set(targets.values()) == {SUPPORTED} else UNDECIDED
+        verdict = SUPPORTED if on_record >= planned and set(said) == {SUPPORTED} else UNDECIDED
     target = next((target for target, one in targets.items() if one == verdict), ACCURACIES[0])
     rows = table[(table["predictor"] == LOST_MASS) & (table["target"] == target)]
     row = rows.iloc[0] if len(rows) else None
@@ -157,10 +158,17 @@ def explains(records: Sequence[Record], plan: Profile) -> dict:
         "effect": "" if row is None else f"{row['effect']:+.2f} points for one SD ({_TARGET_NAMES[target]})",
         "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
+        "tally": f"{said.count(SUPPORTED)} of {len(said)} targets speak for it, {said.count(NOT_SUPPORTED)} against",
         "verdict": verdict,
         **in_numbers(row, "points per SD", below=True, effect="effect"),
         "cells": _of_planned(on_record, planned),
     }
+
+
+def effect_in_words(table: pd.DataFrame, target: str, predictor: str) -> str:
+    """An effect of `explained` as prose quotes it: points for one standard deviation, with its interval."""
+    rows = table[(table["target"] == target) & (table["predictor"] == predictor)]
+    return points(rows.rename(columns={"effect": "difference"}).iloc[0]) if len(rows) else NOT_ON_RECORD
 
 
 def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
