@@ -499,21 +499,29 @@ def _refit(
     _LOG.info("%s: ridge %s, held-out error %.3g of that without a refit", consumer.layer, ridges or "none", share)
     by_channels = consumer.mode == "channels"
     if by_channels:
+        offset = torch.einsum("goik,gi->go", weight, offset.float())
+        offset += 0 if module.bias is None else module.bias.view_as(offset)
         found = torch.einsum("goik,gij->gojk", weight, found.float())
     for owner in map(pruned.get_submodule, consumer.names):
-        _set(owner, found.reshape(shape), None if by_channels else offset, consumer.pruned)
-    if by_channels and module.bias is not None:
+        _set(owner, found.reshape(shape), offset, consumer.pruned)
+    if by_channels and module.bias is not None and not _reads_whole_kernels(module):
         sets = consumer.groups if _output_axis(module) else 1
         wanted = _mean_outputs(dense, consumer, batches).unflatten(0, (sets, -1))[:, consumer.outputs].flatten()
         module.bias += wanted - _mean_outputs(pruned, consumer, batches)
 
 
-def _mean_outputs(network: nn.Module, consumer: _Consumer, batches: list) -> Tensor:
-    """(channels,) means of a layer's outputs over all images and positions.
+def _reads_whole_kernels(module: Any) -> bool:
+    """Whether each output is a sum over the whole kernel, unlike at a border and in a transposed convolution.
 
-    At a border, and of a transposed convolution, an output is a sum over a part of the kernel. So the means are
-    measured, and not computed from the weights.
+    Only then are the means of the outputs those of the inputs times the sum of the weights.
     """
+    padding = getattr(module, "padding", ())
+    padded = padding != "valid" if isinstance(padding, str) else any(padding)
+    return _is_regression(module) and not padded
+
+
+def _mean_outputs(network: nn.Module, consumer: _Consumer, batches: list) -> Tensor:
+    """(channels,) means of a layer's outputs over all images and positions."""
     parts = [part for seed, batch in enumerate(batches) for _, part in _rows(network, [consumer], batch, seed, _sums)]
     totals, counts = zip(*parts, strict=True)
     return torch.stack(totals).sum(0) / sum(counts)
@@ -537,13 +545,13 @@ def _blocks(module: Any, weight: Tensor, order: Tensor) -> Tensor:
     return blocks.transpose(1, 2) if module.transposed else blocks
 
 
-def _set(module: Any, blocks: Tensor, offset: Tensor | None, order: Tensor) -> None:
-    """Set a weight of which `_blocks` are given, and the bias if there is one and an offset is given."""
+def _set(module: Any, blocks: Tensor, offset: Tensor, order: Tensor) -> None:
+    """Set a weight of which `_blocks` are given, and the bias if there is one."""
     if isinstance(module, nn.Linear):
         module.weight[:, order] = blocks[0].to(module.weight.dtype)
     else:
         module.weight.copy_((blocks.transpose(1, 2) if module.transposed else blocks).reshape(module.weight.shape))
-    if module.bias is not None and offset is not None:
+    if module.bias is not None:
         module.bias.copy_(offset.flatten())
 
 
