@@ -57,6 +57,7 @@ class _Consumer:
         outputs: (o,) kept indices of the weight's output axis.
         dense, pruned: (channels, positions) where a linear layer reads its inputs, before and after pruning.
         kept: (k,) input channels that are kept, of each group.
+        absorbed: whether a BatchNorm absorbs the means of the outputs.
         calls: in the forward pass of each batch.
         rows: of the regression.
     """
@@ -72,6 +73,7 @@ class _Consumer:
     dense: Tensor
     pruned: Tensor
     kept: Tensor
+    absorbed: bool = False
     calls: list[int] = field(default_factory=list)
     rows: int = 0
 
@@ -245,6 +247,7 @@ def _consumers(
             own_mode = "channels"
         centred = module.bias is not None or layer in follows
         consumer = _consumer(axis, module, list(owners), own_mode, centred, removed)
+        consumer.absorbed = layer in follows
         if any(getattr(own, "bias", None) is not module.bias for own in owners.values()):
             _LOG.info("%s is not compensated: %s share a weight but not a bias", layer, ", ".join(owners))
         elif module.bias is not None and len(with_bias := _owners(dense, "bias", module.bias)) > len(owners):
@@ -504,7 +507,7 @@ def _refit(
         found = torch.einsum("goik,gij->gojk", weight, found.float())
     for owner in map(pruned.get_submodule, consumer.names):
         _set(owner, found.reshape(shape), offset, consumer.pruned)
-    if by_channels and module.bias is not None and not _reads_whole_kernels(module):
+    if by_channels and module.bias is not None and not (consumer.absorbed or _reads_whole_kernels(module)):
         sets = consumer.groups if _output_axis(module) else 1
         wanted = _mean_outputs(dense, consumer, batches).unflatten(0, (sets, -1))[:, consumer.outputs].flatten()
         module.bias += wanted - _mean_outputs(pruned, consumer, batches)
