@@ -170,7 +170,7 @@ def _batches(images: Any, network: nn.Module) -> list:
     given = []
     for number, batch in enumerate([images] if isinstance(images, (Tensor, tuple, dict)) else images):
         inputs = _unlabelled(batch)
-        if not any(True for _ in tensors_in(inputs)):
+        if next(tensors_in(inputs), None) is None:
             raise ValueError(f"batch {number} of compensate has no tensor, but {type(inputs).__name__}: pass tensors")
         if not all(tensor.isfinite().all() for tensor in tensors_in(inputs)):
             raise ValueError(f"batch {number} of compensate has values that are not finite: leave such images out")
@@ -416,9 +416,9 @@ def _size(consumer: _Consumer, module: Any, inputs: Tensor, outputs: Tensor, _: 
 
 def _fitted(consumer: _Consumer, module: Any, inputs: Tensor, outputs: Tensor) -> Tensor:
     """(images, channels, *positions) what a layer is fitted to, at all positions."""
-    by_channels = consumer.mode == "channels"
-    every = torch.arange(len(module.weight), device=outputs.device)[:, None]
-    return _maps(module, inputs, consumer.dense) if by_channels else _maps(module, outputs, every)
+    if consumer.mode == "channels":
+        return _maps(module, inputs, consumer.dense)
+    return _maps(module, outputs, torch.arange(len(module.weight), device=outputs.device)[:, None])
 
 
 def _inputs(consumer: _Consumer, module: Any, inputs: Tensor, _: Tensor, seed: int) -> Tensor:
