@@ -100,6 +100,7 @@ class Profile:
         whole: companion with dense networks that held no training image out.
         cutout: the same, trained with cutout.
         beyond: companion with what lies beyond the thesis.
+        wide: companion with the same on networks of full width, where those of `beyond` are narrower.
         explored: companion with what was tried beside it, and enters no claim.
         portraits: convolutions of the first seed that are portrayed; without any, `layer` is, unless there are
             removals.
@@ -124,12 +125,13 @@ class Profile:
     removal_ratios: tuple[float, ...] = ()
     draws: int = 1
     beyond: str = ""
+    wide: str = ""
     portraits: tuple[str, ...] = ()
     recoveries: tuple[Recipe, ...] = ()
     explored: str = ""
 
 
-COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond", "explored")
+COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond", "wide", "explored")
 """Fields of a `Profile` that name another profile, which the book shows beside it."""
 
 
@@ -181,6 +183,7 @@ _STUDY = Profile(
     whole="study-whole",
     cutout="study-cutout",
     beyond="beyond-quarter",
+    wide="beyond",
     explored="beyond-explored",
 )
 

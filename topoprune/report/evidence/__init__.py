@@ -56,6 +56,7 @@ from topoprune.report.evidence.front import front_findings, hours
 from topoprune.report.evidence.recovery import restricted_means, survival
 from topoprune.report.evidence.statistics import LEVEL, MARGIN
 from topoprune.report.evidence.summary import findings
+from topoprune.report.evidence.widths import widths_compared
 
 __all__ = [
     "FLOOR",
@@ -108,4 +109,5 @@ __all__ = [
     "survival",
     "untrained_losses",
     "verdicts",
+    "widths_compared",
 ]

@@ -1,0 +1,64 @@
+"""What networks of full width say of the claims beyond the thesis, beside those of a quarter of the width."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from topoprune.report.evidence.beyond import AFTER, lasting_gains, mending_gains, rivals
+from topoprune.study import Record
+
+_CELL = ["claim", "compared"]
+_NUMBERS = ["seeds", "difference", "low", "high"]
+
+
+def widths_compared(narrow: Sequence[Record], wide: Sequence[Record]) -> pd.DataFrame:
+    """The primary cells of B1 to B3 at two widths, which are never mixed.
+
+    Args:
+        narrow, wide: records of the same choices on networks of either width.
+
+    Returns:
+        A row for each cell that `wide` has: claim; compared; narrow and wide (mean differences in points of test
+        accuracy); low, high (where the wide mean would lie if width made no difference: the 95 % prediction interval
+        from the narrow networks); agrees ("yes", "no", or "" without an interval); narrow networks, wide networks.
+    """
+    of_narrow, of_wide = _cells(narrow), _cells(wide)
+    table = of_wide.merge(of_narrow, on=_CELL, how="left", suffixes=(" wide", " narrow"))
+    margin = _prediction_margin(table)
+    low, high = table["difference narrow"] - margin, table["difference narrow"] + margin
+    within = table["difference wide"].between(low, high)
+    return table[_CELL].assign(
+        **{
+            "narrow": table["difference narrow"],
+            "wide": table["difference wide"],
+            "low": low,
+            "high": high,
+            "agrees": np.where(margin.isna(), "", np.where(within, "yes", "no")),
+            "narrow networks": table["seeds narrow"].fillna(0).astype(int),
+            "wide networks": table["seeds wide"].astype(int),
+        }
+    )
+
+
+def _prediction_margin(table: pd.DataFrame) -> pd.Series:
+    """Half of the prediction interval of a mean of m networks, t s sqrt(1/n + 1/m), from a mean's, t s / sqrt(n)."""
+    half = (table["high narrow"] - table["low narrow"]) / 2
+    return half * np.sqrt(1 + table["seeds narrow"] / table["seeds wide"])
+
+
+def _cells(records: Sequence[Record]) -> pd.DataFrame:
+    """The primary cells of B1 to B3: claim, compared (in words), seeds, difference, low, high (95 % interval)."""
+    mended, lasting, strongest = mending_gains(records), lasting_gains(records), rivals(records)
+    strongest = strongest.assign(low=strongest["low 95"], high=strongest["high 95"])
+    parts = (
+        mended.assign(claim="B1", compared=mended["method"] + ", refitted less as removed"),
+        lasting.assign(claim="B2", compared=_against(lasting) + AFTER),
+        strongest.assign(claim="B3", compared=_against(strongest) + strongest["measured"]),
+    )
+    frame = pd.concat([part[part["primary"].astype(bool)] for part in parts], ignore_index=True)
+    return frame[[*_CELL, *_NUMBERS]].astype(dict.fromkeys(_NUMBERS, "float64"))
+
+
+def _against(table: pd.DataFrame) -> pd.Series:
+    return table["method"] + " less " + table["rival"] + ", "
