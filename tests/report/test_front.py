@@ -23,7 +23,8 @@ def test_its_three_sentences_hold(published):
     found = evidence.front_findings(*published)
     assert (found["networks"], found["beyond_networks"]) == (3, 8)
     assert abs(found["over_random"]) < 0.25 and 0.25 < found["over_norms"] < 0.75
-    assert found["quarter_over_random"] < -0.25
+    assert found["quarter_over_random"] < -0.25 and 0.25 < found["random_over_l1"] < 0.75
+    assert found["obs_refitted"] == found["mended_high"] > found["cover_refitted"] > found["l1_refitted"]
     assert abs(found["search"] - found["random"]) < 1 and found["farthest"] < found["random"]
     assert found["cover"] - found["random"] > 5
     assert abs(found["random_mended"] - found["random_plain"]) < 0.5

@@ -25,6 +25,19 @@ def test_what_the_readme_and_our_reading_say_is_on_record(published):
     mean = table.groupby("rival")["difference"].mean()
     assert mean["random"] == pytest.approx(0.1, abs=0.01)
     assert mean[list(evidence.RIVALS)].mean() == pytest.approx(0.5, abs=0.05)
+    wide = frames.trials(published).pivot_table(index=["ratio", "seed"], columns="method", values="test")
+    ahead = -wide[["topological", "L1", "L2", "FPGM"]].xs(0.5).sub(wide["global Taylor"].xs(0.5), axis=0)
+    assert len(ahead) == 3 and (ahead > 0).all(axis=None) and ahead.mean().round(1).between(0.5, 0.6).all()
+    over_l1 = (wide[["topological", "random"]].sub(wide["L1"], axis=0)).groupby("ratio").mean().max()
+    assert over_l1.round(1).to_dict() == {"topological": 1.2, "random": 0.8}
+
+
+def test_what_the_limits_say_of_muon_is_on_record(published):
+    """One network of each kind at ratio 0.9: the topological pruner goes from first to last."""
+    other = study.companion_records("study", "contrast")
+    table = tables.optimizers_table(published, other).set_index("method")
+    muon, sgd = table["Muon: fine-tuned (%)"], table["SGD: fine-tuned (%)"]
+    assert muon.idxmax() == sgd.idxmin() == "topological" and set(table["SGD: networks"]) == {1}
 
 
 def test_what_the_readme_says_beyond_the_thesis_is_on_record(published):
@@ -34,6 +47,10 @@ def test_what_the_readme_says_beyond_the_thesis_is_on_record(published):
     mean = after["mean"]
     assert set(after["count"]) == {8}
     assert mean["topological"] - mean["random"] == pytest.approx(-0.5, abs=0.05)
+    found = evidence.front_findings(published, records)
+    assert found["quarter_over_random_interval"] == "95 % interval -1.0 to +0.1"
+    assert found["obs_refitted"] == pytest.approx(72.8, abs=0.05)
+    assert mean[[name for name in mean.index if "compensated" not in name]].max() - mean["L1"] < 0.15
     assert mean["functional cover"] - mean["random"] == pytest.approx(1.3, abs=0.05)
     assert mean["functional cover"] - mean["topological"] == pytest.approx(1.8, abs=0.05)
     assert mean["functional cover"] - mean["L1"] == pytest.approx(0, abs=0.05)

@@ -41,16 +41,16 @@ def test_the_interval_is_the_prediction_interval_of_scipy_s_quantile(narrow):
     assert (row["low"], row["high"]) == pytest.approx((np.mean(gains) - margin, np.mean(gains) + margin))
 
 
-def test_agrees_says_whether_the_wide_mean_lies_in_it(narrow):
+def test_inside_says_whether_the_wide_mean_lies_in_it(narrow):
     far = evidence.widths_compared(narrow, beyond(seeds=3, link=5.0, gain=50.0))
-    assert set(far.loc[far["claim"] == "B1", "agrees"]) == {"no"}
+    assert set(far.loc[far["claim"] == "B1", "inside"]) == {"no"}
     same = evidence.widths_compared(narrow, narrow)
-    assert set(same["agrees"]) == {"yes"} and (same["narrow"] == same["wide"]).all()
+    assert set(same["inside"]) == {"yes"} and (same["narrow"] == same["wide"]).all()
 
 
-def test_without_an_interval_nothing_is_said_to_agree(narrow):
+def test_without_an_interval_nothing_is_said_to_lie_inside(narrow):
     alone = evidence.widths_compared([], narrow)
-    assert set(alone["agrees"]) == {""} and set(alone["narrow networks"]) == {0} and alone["narrow"].isna().all()
+    assert set(alone["inside"]) == {""} and set(alone["narrow networks"]) == {0} and alone["narrow"].isna().all()
 
 
 def test_without_wide_networks_there_is_no_row(narrow):

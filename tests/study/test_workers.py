@@ -133,6 +133,12 @@ def test_there_is_at_least_one_worker():
         workers.on_processes(0, "tiny", None)
 
 
+def test_workers_share_no_named_device(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ValueError, match="each worker takes a CUDA device of its own, got device cuda:1: pass 'cuda'"):
+        workers.on_processes(2, "tiny", None, device="cuda:1")
+
+
 def test_a_scheduler_that_is_not_there_is_named(folders, monkeypatch):
     import distributed
 

@@ -95,7 +95,7 @@ def companion_records(
 
     Args:
         name: of the profile.
-        which: "ablation", "contrast", "longer", "whole" or "cutout", see `Profile`.
+        which: one of `profiles.COMPANIONS`.
         seeds: by default those of the companion.
         device, force: see `records`.
     """

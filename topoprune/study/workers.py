@@ -38,11 +38,13 @@ def profiles_on_processes(
         device, force: see `study.records`.
 
     Raises:
-        ValueError: fewer than one process.
+        ValueError: fewer than one process, or one CUDA device named for all of them.
         RunError: some runs failed, or processes die again and again.
     """
     if count < 1:
         raise ValueError(f"workers must be at least 1, got {count}")
+    if (device or "").startswith("cuda:") and len(_visible_devices()) > 1:
+        raise ValueError(f"each worker takes a CUDA device of its own, got device {device}: pass 'cuda'")
     spawn = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
     wanted = {name: some if some is None else list(some) for name, some in wanted.items()}
     attempts, stored = 0, 0

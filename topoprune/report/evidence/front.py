@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from topoprune.report.evidence.beyond import FUNCTIONAL, PRIMARY_MENDING, PRIMARY_RATIO, RANDOM
+from topoprune.report.evidence.beyond import FUNCTIONAL, OBS, PRIMARY_MENDING, PRIMARY_RATIO, RANDOM
 from topoprune.report.evidence.differences import RIVALS, TOPOLOGICAL, accuracy_equivalence
+from topoprune.report.evidence.statistics import paired_difference
 from topoprune.report.frames import NAMES, removals_by_network, trials
 from topoprune.study import Record
 from topoprune.study.profiles import COMPENSATED
@@ -20,13 +21,15 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
     Returns:
         networks, beyond_networks: dense networks on record. In points of test accuracy after fine-tuning:
         over_random, over_norms: topological less random removal, and less L1, L2 and FPGM, means over all ratios of
-        the study; quarter_over_random, quarter_over_l1: the same at `PRIMARY_RATIO` in `beyond`; cover_over_random,
-        cover_over_thesis, cover_over_l1: the functional choice there. In percent of test accuracy before fine-tuning,
-        at that ratio: dense; removed_low, removed_high, mended_low, mended_high: the worst and the best choice as
-        removed, and refitted; search, farthest, cover: the thesis's search in the functional cloud, farthest points
-        there, and its cover by mass; farthest_weights: farthest points in weight space; random. In percent after
+        the study; random_over_l1: random removal less L1 there; quarter_over_random, quarter_over_l1: topological less
+        these at `PRIMARY_RATIO` in `beyond`; cover_over_random, cover_over_thesis, cover_over_l1: the functional choice
+        there. In percent of test accuracy before fine-tuning, at that ratio: dense; removed_low, removed_high,
+        mended_low, mended_high: the worst and the best choice as removed, and refitted; search, farthest, cover: the
+        thesis's search in the functional cloud, farthest points there, and its cover by mass; farthest_weights:
+        farthest points in weight space; random; obs_refitted, cover_refitted, l1_refitted. In percent after
         fine-tuning: random_plain, random_mended, cover_plain, cover_mended.
-        Each difference NAME stands there in words, too: NAME_words, see `in_words`.
+        Each difference NAME stands there in words, too: NAME_words, see `in_words`. quarter_over_random_interval: the
+        95 % interval of that difference, in words.
     """
     table = accuracy_equivalence(study, second=["random", *RIVALS]).groupby("rival")["difference"].mean()
     frame = trials(beyond)
@@ -36,6 +39,7 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
     differences = {
         "over_random": table[RANDOM],
         "over_norms": table[list(RIVALS)].mean(),
+        "random_over_l1": table[NAMES["l1"]] - table[RANDOM],
         "quarter_over_random": after[TOPOLOGICAL] - after[RANDOM],
         "quarter_over_l1": after[TOPOLOGICAL] - after[NAMES["l1"]],
         "cover_over_random": after[FUNCTIONAL] - after[RANDOM],
@@ -45,6 +49,7 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
     return {
         **differences,
         **{f"{name}_words": in_words(points) for name, points in differences.items()},
+        "quarter_over_random_interval": _interval_over_random(frame),
         "networks": trials(study)["seed"].nunique(),
         "beyond_networks": frame["seed"].nunique(),
         "dense": frame["dense test"].mean(),
@@ -57,6 +62,9 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
         "farthest": removed[NAMES["functional farthest"]],
         "farthest_weights": removed[NAMES["farthest"]],
         "cover": removed[FUNCTIONAL],
+        "obs_refitted": mended[OBS],
+        "cover_refitted": mended[FUNCTIONAL],
+        "l1_refitted": mended[NAMES["l1"]],
         "random_plain": after[RANDOM],
         "random_mended": after[RANDOM + COMPENSATED],
         "cover_plain": after[FUNCTIONAL],
@@ -73,6 +81,13 @@ def in_words(points: float) -> str:
     if abs(points) < 0.05:
         return "level with"
     return f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+
+
+def _interval_over_random(frame: pd.DataFrame) -> str:
+    """The 95 % interval of topological less random removal at `PRIMARY_RATIO`, paired within networks."""
+    after = frame[frame["ratio"] == PRIMARY_RATIO].pivot_table(index="seed", columns="method", values="test")
+    found = paired_difference((after[TOPOLOGICAL] - after[RANDOM]).dropna())
+    return f"95 % interval {found['low']:+.1f} to {found['high']:+.1f}"
 
 
 def hours(records: Sequence[Record]) -> float:
