@@ -66,6 +66,13 @@ def test_what_the_readme_says_beyond_the_thesis_is_on_record(published):
     assert frames.trials(records)["dense test"].mean() == pytest.approx(86, abs=0.5)
 
 
+def test_what_the_readme_says_of_full_width_is_on_record(published):
+    wide = frames.removals_by_network(study.companion_records("study", "wide")).query("ratio == 0.5")
+    wide = wide.set_index("method").loc[["random", "functional cover"], ["none", "convolution"]]
+    assert wide.round().to_numpy().tolist() == [[31, 87], [48, 88]]
+    assert wide.shape == (2, 2)  # one network
+
+
 def test_what_the_readme_says_of_removal_without_training_is_on_record(published):
     explored, plan = study.companion_records("study", "explored"), study.profile("beyond-explored")
     found = evidence.explored_findings(explored, plan)
