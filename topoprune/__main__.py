@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"topoprune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("topoprune: interrupted; the same command continues", file=sys.stderr)
+        then = "" if options.call is _prune else "; the same command continues"
+        print(f"topoprune: interrupted{then}", file=sys.stderr)
         return 130
     return 0
 
@@ -65,36 +66,21 @@ def _status(options) -> None:
 
 
 def _prune(options) -> None:
-    from topoprune.storage import prune_file
-
-    settings = dict(options.option)
-    for name in ("round_to", "minimum", "ignore", "flops", "parameters", "latency_ms", "steps", "dry_run"):
-        settings[name] = getattr(options, name)
-    if options.linear:
-        settings["types"] = _types_with_linear()
-    ratio = options.ratio if options.ratio is not None else dict(options.layer_ratio) or 0.5
-    result, report = prune_file(
-        options.model,
-        options.output,
-        options.method,
-        ratio,
-        options.seed,
-        options.weights,
-        options.shape,
-        options.classes,
-        options.images,
-        options.device,
-        options.compensate,
-        **settings,
-    )
-    print(json.dumps(report, indent=2))
-    print(result, file=sys.stderr)
-
-
-def _types_with_linear() -> tuple[type, ...]:
     from torch import nn
 
-    return nn.Conv2d, nn.Linear
+    from topoprune.selection import check_arguments
+    from topoprune.storage import prune_file
+
+    ratio = options.ratio if options.ratio is not None else dict(options.layer_ratio) or 0.5
+    settings = dict(options.option)
+    check_arguments(options.method, ratio, options.round_to, options.minimum, settings)
+    names = "seed weights shape classes images device ignore minimum round_to flops parameters latency_ms steps dry_run"
+    settings |= {name: getattr(options, name) for name in names.split()} | {"compensation": options.compensate}
+    if options.linear:
+        settings["types"] = nn.Conv2d, nn.Linear
+    result, report = prune_file(options.model, options.output, options.method, ratio, **settings)
+    print(json.dumps(report, indent=2))
+    print(result, file=sys.stderr)
 
 
 def name_and_value(text: str) -> tuple[str, Any]:
@@ -197,15 +183,10 @@ def _add_study(commands) -> None:
     run.add_argument("--allow-dirty", action="store_true", help="publish records of code that is not committed")
     where = run.add_mutually_exclusive_group()
     where.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="processes on this machine, a CUDA device each where there are several",
+        "--workers", type=int, metavar="N", help="processes on this machine, a CUDA device each where there are several"
     )
     where.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="a Dask cluster that shares the cache folder, as tcp://host:8786",
+        "--scheduler", metavar="ADDRESS", help="a Dask cluster that shares the cache folder, as tcp://host:8786"
     )
     run.set_defaults(call=_run)
     status = commands.add_parser("status", help="what is done, runs, failed and waits, and the time left")

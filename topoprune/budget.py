@@ -4,6 +4,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -28,47 +30,56 @@ def ratios_of(
     Args:
         couplings: of the network.
         ratio: one for all, or pattern -> ratio; "layer1.*" matches as in a shell, and a layer that no pattern
-            matches stays whole. The first pattern that matches counts; of coupled layers the smallest ratio.
+            matches stays whole. A layer's name counts before patterns, the first that matches; of coupled layers the
+            smallest ratio.
         layers: names of all layers of the network.
 
     Raises:
         ValueError: a pattern that matches no layer.
     """
     for pattern in _rules(ratio):
-        if not any(fnmatchcase(layer, pattern) for layer in layers):
+        if pattern not in layers and not any(fnmatchcase(layer, pattern) for layer in layers):
             raise ValueError(f"ratio names {pattern!r}, which no layer matches: they are {', '.join(layers)}")
     return [min(ratio_of(layer, ratio) for layer in coupling.layers) for coupling in couplings]
 
 
-def check_ratios(ratio: float | int | Mapping[str, float | int]) -> None:
-    """Refuse a ratio outside [0, 1)."""
-    for value in _rules(ratio).values():
-        if not 0 <= value < 1:
+def check_ratios(ratio: Any) -> None:
+    """Reject a ratio that is not a number in [0, 1), or a pattern that is not a string."""
+    for pattern, value in _rules(ratio).items():
+        if not isinstance(pattern, str) or not isinstance(value, Real):
+            raise ValueError(f"ratio must be a number or {{pattern: number}}, got {ratio!r}")
+        if not 0 <= float(value) < 1:
             raise ValueError(f"ratio must lie in [0, 1), got {value}: every layer keeps at least one filter")
 
 
 def ratio_of(layer: str, ratio: float | int | Mapping[str, float | int]) -> float | int:
     """The ratio of one layer."""
-    return next((value for pattern, value in _rules(ratio).items() if fnmatchcase(layer, pattern)), 0.0)
+    rules = _rules(ratio)
+    return rules.get(layer, next((value for pattern, value in rules.items() if fnmatchcase(layer, pattern)), 0.0))
 
 
-def _rules(ratio: float | int | Mapping[str, float | int]) -> dict[str, float | int]:
-    return {"*": ratio} if isinstance(ratio, (int, float)) else dict(ratio)
+def _rules(ratio: Any) -> dict[str, Any]:
+    return dict(ratio) if isinstance(ratio, Mapping) else {"*": ratio}
 
 
-def absolute_target(name: str, value: float | int, whole: network.Cost) -> float | int:
-    """A target as a number: up to 1 it is a share, but for a latency.
+def target_of(targets: Mapping[str, Any]) -> tuple[str, float | int] | None:
+    """The name and value of the target that is not None, if any. Reject several, and a value that is not above 0."""
+    given = {name: value for name, value in targets.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"one target at a time, got {' and '.join(given)}")
+    for name, value in given.items():
+        if not isinstance(value, Real) or not float(value) > 0:
+            raise ValueError(f"{name} must be above 0, got {value!r}: it is what should remain")
+    return next(iter(given.items()), None)
 
-    Raises:
-        ValueError: a target that is not above 0.
-    """
-    if value <= 0:
-        raise ValueError(f"{name} must be above 0, got {value}: it is what should remain")
-    return value * getattr(whole, name) if value <= 1 and name != "latency_ms" else value
+
+def absolute_target(name: str, value: float | int, whole: float | int) -> float | int:
+    """A target as a number. Values up to 1 are shares of the whole, except for latency."""
+    return value * whole if value <= 1 and name != "latency_ms" else value
 
 
 def remaining(coupling: Coupling, count: int, round_to: int = 1, minimum: int = 1) -> int:
-    """How many choices stay if `count` should: the layer's filters are at least `minimum`, a multiple of `round_to`.
+    """Round `count` up to the allowed number of choices: at least `minimum` filters, a multiple of `round_to`.
 
     A layer with fewer filters than that stays whole.
     """
@@ -76,11 +87,6 @@ def remaining(coupling: Coupling, count: int, round_to: int = 1, minimum: int = 
     step = round_to // math.gcd(round_to, width)
     count = max(count, math.ceil(minimum / width), 1)
     return min(coupling.choices, math.ceil(count / step) * step)
-
-
-def uniform(couplings: Sequence[Coupling], ratios: Sequence[float | int]) -> list[int]:
-    """`n - int(n * ratio)` of the n choices of each coupling, as in NNI."""
-    return [c.choices - int(c.choices * ratio) for c, ratio in zip(couplings, ratios, strict=True)]
 
 
 def towards(
@@ -108,23 +114,29 @@ def towards(
 def by_scores(
     scores: Sequence[torch.Tensor],
     least: Sequence[int],
-    measure: Callable[[Chosen], float],
+    steps: Sequence[int],
+    measure: Callable[[Chosen], float | int],
     goal: float | int,
 ) -> Chosen:
     """Remove the least important filters, wherever they are, until a measure reaches its goal.
 
-    A filter that would overshoot the goal is passed over, and smaller ones follow. Every coupling keeps its `least`
-    most important choices.
+    Filters that would overshoot the goal are passed over, and smaller ones follow. Every coupling keeps its `least`
+    most important choices. It loses them in `steps`, judged by their mean score; what exceeds a multiple goes first.
     """
     ranked = [score.argsort(descending=True, stable=True).tolist() for score in scores]
+    cuts = [range(count, len(best) + 1, step) for count, best, step in zip(least, ranked, steps, strict=True)]
+    rests = [best[cut[-1] :] for cut, best in zip(cuts, ranked, strict=True)]
     order = sorted(
-        (score[i].item(), layer, i) for layer, score in enumerate(scores) for i in ranked[layer][least[layer] :]
+        (score[group].mean().item(), layer, group)
+        for layer, score in enumerate(scores)
+        for group in [*(ranked[layer][start:stop] for start, stop in pairwise(cuts[layer])), rests[layer]]
+        if group
     )
 
     def kept(gone: Iterable[tuple]) -> Chosen:
         away: list[set[int]] = [set() for _ in scores]
-        for _, layer, i in gone:
-            away[layer].add(i)
+        for _, layer, group in gone:
+            away[layer].update(group, rests[layer])
         return [sorted(set(best) - lost) for best, lost in zip(ranked, away, strict=True)]
 
     enough = bisect_left(range(len(order) + 1), -goal, key=lambda m: -measure(kept(order[:m])))

@@ -314,7 +314,7 @@ class _Follower(TorchDispatchMode):
             if not transposed:
                 blocks = numbers.view(groups, -1)
                 self._link(blocks[:1].expand_as(blocks), blocks)
-        self._written(output, weight, bias, Axis(name, written), groups if transposed else 1, 1)
+        self._written(output, bias, Axis(name, written), groups if transposed else 1, 1)
         if not (weight.shape[1] == 1 and groups > 1 and not transposed):
             self.readers.add(Axis(name, read))
         return None
@@ -331,11 +331,11 @@ class _Follower(TorchDispatchMode):
             return False
         row = self._row(rows, rows.ndim - 1)
         self._link(row, self._numbers(layer, 1))
-        self._written(output, weight, bias, Axis(layer, 0), 1, output.ndim - 1)
+        self._written(output, bias, Axis(layer, 0), 1, output.ndim - 1)
         self.readers.add(Axis(layer, 1))
         return True
 
-    def _written(self, output: Tensor, weight, bias, axis: Axis, blocks: int, at: int) -> None:
+    def _written(self, output: Tensor, bias, axis: Axis, blocks: int, at: int) -> None:
         """The output's channels are the numbers of the weight's axis."""
         numbers = self._numbers(*axis).repeat(blocks)
         if bias is not None:
@@ -353,13 +353,13 @@ class _Follower(TorchDispatchMode):
 
     def _move(self, func, name: str, args: tuple, kwargs: dict, output: Any) -> None:
         """Move the numbers as the operation moves the values; blocks of a split keep the same positions."""
-        full = tree_map_only(Tensor, lambda tensor: self._expanded(tensor), (args, kwargs))
+        full = tree_map_only(Tensor, lambda tensor: self.labels(tensor).expand(tensor.shape), (args, kwargs))
         if name in ("view", "_unsafe_view", "_reshape_alias"):
             moved: Any = full[0][0].reshape(output.shape)
         elif name in ("_to_copy", "lift_fresh", "contiguous", "clone"):
             moved = full[0][0]
         elif name == "constant_pad_nd":
-            moved = func(full[0][0], args[1], FIXED)
+            moved = self._padded(func, args[0], args[1]).expand(output.shape)
         elif name in ("index", "index_select"):
             moved = func(full[0][0], *args[1:], **kwargs)
         else:
@@ -370,6 +370,12 @@ class _Follower(TorchDispatchMode):
             self._keep_blocks_equal(torch.stack(tree_leaves(moved)))
         if name in ("view", "_unsafe_view", "reshape", "unflatten"):
             self._keep_views_equal(full[0][0], moved)
+
+    def _padded(self, func, tensor: Tensor, padding: Sequence[int]) -> Tensor:
+        """The numbers of a padded tensor: a frame around a channel belongs to it, added channels belong to none."""
+        labels = self.labels(tensor)
+        numbered = [n > 1 or size == labels.numel() == 1 for n, size in zip(labels.shape, tensor.shape, strict=True)]
+        return func(labels, [many if numbered[-1 - i // 2] else 0 for i, many in enumerate(padding)], FIXED)
 
     def _keep_blocks_equal(self, blocks: Tensor) -> None:
         """Link the same positions of every block, unless channels and blocks have nothing to do with each other."""
@@ -385,12 +391,7 @@ class _Follower(TorchDispatchMode):
 
     def _reduce(self, args: tuple, kwargs: dict, output: Any) -> None:
         tensor, given = args[0], kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if (
-            isinstance(given, (int, float))
-            and not isinstance(given, bool)
-            and len(args) > 2
-            and isinstance(args[2], list)
-        ):
+        if len(args) > 2 and isinstance(args[2], list):
             given = args[2]  # norm(x, p, dim)
         axes = range(tensor.ndim) if given in (None, []) else [given] if isinstance(given, int) else given
         labels = self.labels(tensor)
@@ -466,9 +467,6 @@ class _Follower(TorchDispatchMode):
         if first.numel() < labels.numel():
             self._link(first.expand_as(labels), labels)
         return first.reshape(-1).expand(tensor.shape[axis])
-
-    def _expanded(self, tensor: Tensor) -> Tensor:
-        return self.labels(tensor).expand(tensor.shape)
 
     def _numbers(self, name: str, axis: int) -> Tensor:
         start = self.start[Axis(name, axis)]

@@ -139,7 +139,7 @@ def refit(
     pruned = without(dense, removed)
     norms = {name: norm for name, norm in pruned.named_modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)}
     with torch.no_grad():
-        consumers = _called(_consumers(dense, pruned, removed, mode, follows or {}), dense, batches)
+        consumers = _in_order_of_call(_consumers(dense, pruned, removed, mode, follows or {}), dense, batches)
         for norm in norms.values():
             norm.train().momentum = 0.0  # batch statistics, because what it reads has changed
         for chunk in _chunks(consumers):
@@ -175,7 +175,7 @@ def _batches(images: Any, network: nn.Module) -> list:
         if not all(tensor.isfinite().all() for tensor in tensors_in(inputs)):
             raise ValueError(f"batch {number} of compensate has values that are not finite: leave such images out")
         if single:
-            inputs = _map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, inputs)
+            inputs = tree_map_only(Tensor, lambda x: x.float() if x.is_floating_point() else x, inputs)
         given.append(inputs)
     groups = [(key, list(alike)) for key, alike in itertools.groupby(given, _signature)]
     found = [part for key, alike in groups for part in (_dealt(alike) if key else itertools.chain(*map(_split, alike)))]
@@ -214,10 +214,6 @@ def _split(batch: Any) -> list:
     size = batch_size(batch)
     parts = math.ceil(size / BATCH)
     return [some_inputs(batch, size * i // parts, size * (i + 1) // parts) for i in range(parts)]
-
-
-def _map(function: Callable[..., Tensor], inputs: Any) -> Any:
-    return tree_map_only(Tensor, function, inputs)
 
 
 def _unlabelled(batch: Any) -> Any:
@@ -307,7 +303,7 @@ def _flattened(removed: dict[Coupling, np.ndarray], axis: Axis, size: int) -> np
     return np.arange(size)[:, None]
 
 
-def _called(consumers: list[_Consumer], dense: nn.Module, batches: list) -> list[_Consumer]:
+def _in_order_of_call(consumers: list[_Consumer], dense: nn.Module, batches: list) -> list[_Consumer]:
     """The consumers in the order of their first call, with their calls counted; refuse too few images."""
     called: dict[_Consumer, None] = {}
     for seed, batch in enumerate(batches):
@@ -375,7 +371,7 @@ def _rows(
 def _forward(network: nn.Module, batch: Any, seed: int) -> None:
     device = next(network.parameters()).device
     torch.manual_seed(seed)  # for networks that draw random numbers in evaluation mode
-    run(network, _map(lambda tensor: tensor.to(device), batch))
+    run(network, tree_map_only(Tensor, lambda tensor: tensor.to(device), batch))
 
 
 def _chunks(consumers: list[_Consumer]) -> list[list[_Consumer]]:
@@ -507,20 +503,19 @@ def _refit(
         found = torch.einsum("goik,gij->gojk", weight, found.float())
     for owner in map(pruned.get_submodule, consumer.names):
         _set(owner, found.reshape(shape), offset, consumer.pruned)
-    if by_channels and module.bias is not None and not (consumer.absorbed or _reads_whole_kernels(module)):
+    if by_channels and module.bias is not None and not (consumer.absorbed or _reads_each_position_once(module)):
         sets = consumer.groups if _output_axis(module) else 1
         wanted = _mean_outputs(dense, consumer, batches).unflatten(0, (sets, -1))[:, consumer.outputs].flatten()
         module.bias += wanted - _mean_outputs(pruned, consumer, batches)
 
 
-def _reads_whole_kernels(module: Any) -> bool:
-    """Whether each output is a sum over the whole kernel, unlike at a border and in a transposed convolution.
+def _reads_each_position_once(module: Any) -> bool:
+    """Whether the means of the outputs are those of the inputs times the weights.
 
-    Only then are the means of the outputs those of the inputs times the sum of the weights.
+    A larger kernel reads the border less often than the rest, whether the layer pads it or another before.
     """
-    padding = getattr(module, "padding", ())
-    padded = padding != "valid" if isinstance(padding, str) else any(padding)
-    return _is_regression(module) and not padded
+    sizes = (*module.weight.shape[2:], *getattr(module, "stride", ()))
+    return _is_regression(module) and set(sizes) <= {1} and not any(getattr(module, "padding", ()))
 
 
 def _mean_outputs(network: nn.Module, consumer: _Consumer, batches: list) -> Tensor:

@@ -12,6 +12,9 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
+
+CURE = "name a file that topoprune wrote, or move this one away and run again"
 
 
 class FileError(RuntimeError):
@@ -122,7 +125,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise FileError(
             f"cannot write {path}: {error.strerror or error}; what it held is kept: free the disk or choose another "
-            "folder (TOPOPRUNE_RESULTS, TOPOPRUNE_CACHE), then run again"
+            "folder, then run again"
         ) from error
 
 
@@ -132,21 +135,13 @@ def _explain_read_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FileError(f"{path} does not exist: name a file that topoprune wrote, or run again to make it") from error
-    except (
-        OSError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        safetensors.SafetensorError,
-    ) as e:
-        raise FileError(f"{path} is no file of topoprune, or is truncated ({e!r}): delete it and run again") from e
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise FileError(f"{path} is no file of topoprune, or is truncated ({error!r}): {CURE}") from error
 
 
 def _check(path: Path, altered: bool, found, identity) -> None:
     if altered:
-        raise FileError(f"{path} was altered (its checksum differs): delete it and run again")
+        raise FileError(f"{path} was altered (its checksum differs): {CURE}")
     if identity is None or found == identity:
         return
     reason = f"it is of {found}, not of {identity}"

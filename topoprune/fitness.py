@@ -55,7 +55,7 @@ def distance_matrix(points: ArrayLike, metric: str = "euclidean", pointed: bool 
     if pointed:
         points = np.vstack([points, np.zeros_like(points[:1])])
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
-        return _checked_delta(METRICS[metric](points))
+        return _checked_delta(np.minimum(METRICS[metric](points), np.finfo(np.float64).max))
 
 
 def _euclidean(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
@@ -359,9 +359,11 @@ def _array(name: str, values: ArrayLike, what: str, fits: Callable[[tuple], bool
 def _checked_delta(delta: ArrayLike) -> Float32[np.ndarray, "n n"]:
     what = "a square matrix of distances between at least one point"
     delta = _array("delta", delta, what, lambda shape: len(shape) == 2 and shape[0] == shape[1] > 0)
+    if not np.isfinite(delta).all():
+        raise ValueError("delta holds NaN or infinity: make it with distance_matrix, from finite points")
     largest = delta.max()
-    if not (largest == 0 or 3e-38 <= largest <= np.finfo(np.float32).max):  # NaN compares false
-        rule = "distances must be finite and of a size that float32 holds, 3e-38 .. 3e38"
+    if not (largest == 0 or 3e-38 <= largest <= np.finfo(np.float32).max):
+        rule = "distances must be of a size that float32 holds, 3e-38 .. 3e38"
         raise ValueError(f"{rule}, got {largest:.3g} as the largest: rescale the points")
     delta = np.ascontiguousarray(delta, np.float32)
     for rule, holds in (

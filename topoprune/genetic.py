@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ creator.create("TopopruneFitness", base.Fitness, weights=(-1.0,))
 creator.create("TopopruneSubset", np.ndarray, fitness=creator.TopopruneFitness)
 
 
-def _check_range(name: str, value: float | int | None, least: int, most: int | None = None) -> None:
-    """Refuse a value outside [least, most]. None is always inside, and no bound as `most`."""
-    if value is not None and not least <= value <= (np.inf if most is None else most):
+def check_number(name: str, value: Any, least: int, most: int | None = None, kind: Any = Integral) -> None:
+    """Reject what is not a number of this kind in [least, most]; there is no upper bound if `most` is None."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {'an integer' if kind is Integral else 'a number'}, got {value!r}")
+    if value < least or (most is not None and value > most) or value != value:  # NaN
         rule = f"be at least {least}" if most is None else f"lie in [{least}, {most}]"
         raise ValueError(f"{name} must {rule}, got {value}")
 
@@ -44,7 +47,7 @@ class Search:
         patience: generations without a better best before the search stops; None: never.
 
     Raises:
-        ValueError: a setting outside its range.
+        ValueError: a setting of the wrong type or outside its range.
 
     >>> Search(population=10, generations=4).budget
     50
@@ -59,11 +62,12 @@ class Search:
     patience: int | None = None
 
     def __post_init__(self):
-        for name, most in (("population", None), ("elites", self.population), ("tournament", None), ("patience", None)):
-            _check_range(name, getattr(self, name), 1, most)
-        _check_range("generations", self.generations, 0)
-        _check_range("crossover", self.crossover, 0, 1)
-        _check_range("mutation", self.mutation, 0, 1)
+        for name, least in (("population", 1), ("generations", 0), ("tournament", 1)):
+            check_number(name, getattr(self, name), least)
+        check_number("crossover", self.crossover, 0, 1, Real)
+        check_number("mutation", self.mutation, 0, 1, Real)
+        check_number("elites", 1 if self.elites is None else self.elites, 1, self.population)
+        check_number("patience", 1 if self.patience is None else self.patience, 1)
 
     @property
     def budget(self) -> int:
@@ -264,8 +268,8 @@ class _Run:
     """Evaluations of one search, its best subset so far, and its history."""
 
     def __init__(self, n: int, k: int, fitness: BatchedFitness, search: Search):
-        _check_range("n", n, 1)
-        _check_range("k", k, 1, n)
+        check_number("n", n, 1)
+        check_number("k", k, 1, n)
         self.fitness, self.search = fitness, search
         self.values: dict[str, float] = {}
         self.best: list = []

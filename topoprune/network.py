@@ -8,7 +8,7 @@ import contextlib
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,11 +88,11 @@ class Coupling:
 
     def filters(self, layer: str, chosen: Sequence[int] | np.ndarray) -> list[int]:
         """Sorted filters of a layer that go with the `chosen` choices."""
-        return sorted(self.members[layer][np.asarray(chosen, int)].ravel().tolist())
+        return sorted(self.members[layer][_integers(layer, chosen)].ravel().tolist())
 
     def positions(self, kept: Kept) -> list[int]:
         """The choices whose filters are all kept; a layer that `kept` does not name keeps all."""
-        stays = [np.isin(rows, kept[layer]).all(1) for layer, rows in self.members.items() if layer in kept]
+        stays = [np.isin(self.members[x], _integers(x, kept[x])).all(1) for x in self.layers if x in kept]
         return np.flatnonzero(np.all(stays, axis=0)).tolist() if stays else list(range(self.choices))
 
 
@@ -189,7 +189,7 @@ def structure(
 def remove(
     model: nn.Module,
     example_inputs: Any,
-    kept: Kept,
+    kept: Mapping[str, Sequence[int] | np.ndarray | Tensor],
     check: bool = True,
     compensate: Any = None,
     compensation: str = "convolution",
@@ -198,8 +198,8 @@ def remove(
 
     Args:
         model, example_inputs: as for `couplings`.
-        kept: layer -> indices of the filters to keep, as `select` returns it. Layers that are not named lose only
-            what is coupled to a layer that is.
+        kept: layer -> indices of the filters to keep, as `select` returns it: integers, no mask. Layers that are not
+            named lose only what is coupled to a layer that is.
         check: compare the answers with those of the network whose readers of the removed channels have zeros.
         compensate: images without labels, inputs of `forward` or batches of them. The layers that read removed
             channels are refitted on them, see `compensation.refit`, and every BatchNorm is recalibrated.
@@ -225,7 +225,8 @@ def remove(
         network, inputs, tolerance = _prepared(inner, example_inputs)
         channels = trace(copied(network), _passes(network, inputs))
         every = _couplings(network, channels, LAYERS)
-        removed = _removed({layer.removeprefix(prefix): list(chosen) for layer, chosen in kept.items()}, network, every)
+        named = {layer.removeprefix(prefix): _integers(layer, chosen) for layer, chosen in kept.items()}
+        removed = _removed(named, network, every)
         if check and _has_values(network) and (difference := _difference(network, inputs, removed, tolerance)):
             raise ValueError(
                 f"these filters cannot be removed from {type(inner).__name__}: {difference}; "
@@ -243,8 +244,8 @@ class Cost:
 
     Attributes:
         parameters: number of parameters.
-        flops: multiply-adds of convolutions and linear layers for one input (the convention of the pruning
-            literature: VGG-16 at 32x32 has 313 million).
+        flops: multiply-adds of convolutions, linear layers and the products of attention for one input (the convention
+            of the pruning literature: VGG-16 at 32x32 has 313 million). Recurrent layers are not counted.
         latency_ms: median milliseconds for a batch of one.
         images_per_second: inputs a second at the size of the example batch.
 
@@ -306,10 +307,14 @@ def flops(model: nn.Module, example_inputs: Any) -> int:
 
 
 def _flops(network: nn.Module, inputs: Any) -> int:
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), counter:
-        warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)  # the counter adds hooks
-        run(network, first_inputs(inputs, 1))
+    counter, fused = FlopCounterMode(display=False), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused operations of attention
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), counter:
+            warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)  # the counter adds hooks
+            run(network, first_inputs(inputs, 1))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2  # torch counts a multiply-add as two
 
 
@@ -334,19 +339,25 @@ def run(model: nn.Module, inputs: Any) -> Any:
         ValueError: naming the inputs that the network does not take.
     """
     with _without_autocast():
-        return _called(model, _fresh(inputs))
+        return _called(model, copied_inputs(inputs))
 
 
 def _called(model: nn.Module, inputs: Any) -> Any:
     try:
-        if isinstance(inputs, dict):
-            return model(**inputs)
-        return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+        return call(model, inputs)
     except Exception as error:  # whatever the network's own forward raises
         raise ValueError(f"{type(model).__name__} does not run on {_refusal(inputs, error)}") from error
 
 
-def _fresh(inputs: Any) -> Any:
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The output for a tensor, a tuple of positional or a dict of named arguments, with errors as they are raised."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+def copied_inputs(inputs: Any) -> Any:
+    """Copies without gradients, which a network may change."""
     return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), inputs)
 
 
@@ -411,9 +422,7 @@ def _refuse_computed_weights(model: nn.Module, prefix: str) -> None:
     for name, module in model.named_modules():
         what = f"{prefix}{name or type(model).__name__}"
         if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(
-                f"{what} is TorchScript: prune the nn.Module that it was made from, then script the result"
-            )
+            raise ValueError(f"{what} is TorchScript: prune the nn.Module it was made from, then script the result")
         if "quantized" in type(module).__module__:
             raise ValueError(f"{what} is quantised: prune the float network, then quantise the result")
         if parametrize.is_parametrized(module):
@@ -422,11 +431,8 @@ def _refuse_computed_weights(model: nn.Module, prefix: str) -> None:
                 "torch.nn.utils.parametrize.remove_parametrizations, then prune"
             )
         if isinstance(module, LAYERS) and not isinstance(module._parameters.get("weight"), nn.Parameter):
-            masked = "weight_mask" in module._buffers
-            cure = (
-                "torch.nn.utils.prune.remove" if masked else "torch.nn.utils.remove_weight_norm or remove_spectral_norm"
-            )
-            raise ValueError(f"{what} computes its weight in a hook: make it a plain parameter with {cure}, then prune")
+            cure = "prune.remove" if "weight_mask" in module._buffers else "remove_weight_norm or remove_spectral_norm"
+            raise ValueError(f"{what} computes its weight in a hook: call torch.nn.utils.{cure}, then prune")
         if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(recurse=False)):
             raise ValueError(f"{what} has no weights yet: run the network once on example inputs, then prune")
 
@@ -490,8 +496,7 @@ def copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever a module holds that cannot be copied
         raise ValueError(
-            f"{type(model).__name__} cannot be copied: {_line(error)}; remove from its modules what is neither a "
-            "parameter nor a buffer"
+            f"{type(model).__name__} cannot be copied: {_line(error)}; remove attributes that cannot be copied"
         ) from error
 
 
@@ -656,6 +661,15 @@ def _mask(network: nn.Module, coupling: Coupling, gone: np.ndarray) -> None:
         parameters[axis.tensor].data.index_fill_(axis.axis, away, 0)
 
 
+def _integers(layer: str, chosen: Any) -> list[int]:
+    """Indices as a list. A mask is refused: it would be read as the indices 0 and 1."""
+    indices = np.asarray(chosen.tolist() if isinstance(chosen, Tensor) else [*chosen])
+    if indices.size and (indices.ndim != 1 or indices.dtype.kind not in "iu"):
+        what = f"{indices.dtype} of shape {indices.shape}"
+        raise ValueError(f"{layer} needs integer indices, got {what}: numpy.flatnonzero makes them of a mask")
+    return indices.tolist()
+
+
 def _removed(kept: Kept, network: nn.Module, every: list[Coupling]) -> dict[Coupling, np.ndarray]:
     """The choices that `kept` leaves out of each coupling; refuse what cannot be done."""
     sizes = {name: width(network, name) for name, module in network.named_modules() if isinstance(module, LAYERS)}
@@ -678,10 +692,7 @@ def _removed(kept: Kept, network: nn.Module, every: list[Coupling]) -> dict[Coup
                     f"{layer} must keep or lose the filters {one} together: a grouped layer has equal groups"
                 )
             if (rows.all(1) != lost[named[0]].all(1)).any():
-                raise ValueError(
-                    f"{named[0]} and {layer} share their channels and must keep the same filters: give both the same "
-                    "indices"
-                )
+                raise ValueError(f"{named[0]} and {layer} share their channels: give both the same filters to keep")
         if named and lost[named[0]].all(1).any():
             removed[coupling] = np.flatnonzero(lost[named[0]].all(1))
         for layer in named:
@@ -799,10 +810,10 @@ def _median_seconds(network: nn.Module, inputs: Any, seconds: float) -> float:
     # Imported here: it warns of a CUDA toolkit where there is no device, which most commands need not see.
     from torch.utils.benchmark import Timer
 
-    inputs = _fresh(inputs)
+    inputs = copied_inputs(inputs)
     timer = Timer(
-        f"called(network, {'fresh(inputs)' if _changes(network, inputs) else 'inputs'})",
-        globals={"called": _called, "fresh": _fresh, "network": network, "inputs": inputs},
+        f"called(network, {'copied_inputs(inputs)' if _changes(network, inputs) else 'inputs'})",
+        globals={"called": _called, "copied_inputs": copied_inputs, "network": network, "inputs": inputs},
         num_threads=torch.get_num_threads(),
     )
     once = timer.timeit(2).mean  # warms up
@@ -811,7 +822,7 @@ def _median_seconds(network: nn.Module, inputs: Any, seconds: float) -> float:
 
 def _changes(network: nn.Module, inputs: Any) -> bool:
     """Whether a forward pass changes its inputs."""
-    used = _fresh(inputs)
+    used = copied_inputs(inputs)
     _called(network, used)
     after, before = [*tensors_in(used)], [*tensors_in(inputs)]
     return len(after) != len(before) or not all(

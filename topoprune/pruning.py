@@ -4,20 +4,23 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from topoprune.budget import TARGETS, absolute_target, ratio_of
+from topoprune.budget import TARGETS, absolute_target, ratio_of, ratios_of, target_of
 from topoprune.compensation import check_images
-from topoprune.network import LAYERS, Cost, Kept, cost, first_inputs, remove, width
-from topoprune.selection import check_arguments, run_selection
+from topoprune.genetic import check_number
+from topoprune.network import LAYERS, Cost, Kept, cost, first_inputs, flops, remove, width
+from topoprune.selection import NETWORK_CRITERIA, check_arguments, ignored_layers, run_selection
 
 TIMED = 64
 """Largest batch whose throughput is measured: the inputs may be a thousand images to choose by."""
 
 _SELECTION = inspect.signature(run_selection).parameters
-"""Names of the options that every method has."""
+"""Arguments of `run_selection`; other options belong to the method."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Pruned:
         model: the smaller network; None after a dry run.
         kept: layer -> sorted indices of the kept filters, of the network as it was given.
         left_whole: layer -> why all of its filters stay.
-        before: what a forward pass of the given network costs.
-        after: what one of the smaller network costs.
+        before: cost of one forward pass of the given network.
+        after: cost of one forward pass of the pruned network.
         filters: layer -> number of filters before.
         seconds: time that choosing took.
         searches: first layer of each coupling -> one dict a generation, of the last step (topological only).
@@ -97,7 +100,7 @@ def prune(
         method, ratio, seed: as for `select`.
         steps: remove a little at a time; each step chooses anew on the network that `between` returned or changed.
         between: called with the smaller network and the number of the step, from 1, after every step but the last,
-            to fine-tune it in place; a module that it returns takes the network's place.
+            to fine-tune it in place; a module that it returns, with the same layers, takes the network's place.
         schedule: share of all steps done, in (0, 1] -> share of the removal done by then; rising, 1 at 1. By default
             every step removes as much.
         dry_run: only say what would go: the result has no model, and `between` is not called.
@@ -107,11 +110,11 @@ def prune(
         **options: those of `run_selection`, such as `ignore`, `round_to`, `flops` or `types`, and of the method.
 
     Returns:
-        The smaller network, the kept filters, costs before and after. Fine-tune it, or recalibrate its BatchNorm, which
-        `compensate` has done.
+        The smaller network, the kept filters, costs before and after. Fine-tune it, or recalibrate its BatchNorm;
+        `compensate` already recalibrates BatchNorm.
 
     Raises:
-        ValueError: as `select` and `remove`.
+        ValueError: as `select` and `remove`; a `schedule` that falls, or a `between` that changes layers.
 
     Example:
         >>> import torch
@@ -120,49 +123,78 @@ def prune(
         >>> result.model[0].out_channels, len(result.kept["0"]), result.after.parameters < result.before.parameters
         (4, 4, True)
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}: every step removes filters")
+    check_number("steps", steps, 1)
     check_images(compensate, compensation)
+    shares = _shares(schedule, steps)
     settings = {name: value for name, value in options.items() if name not in _SELECTION}
     check_arguments(method, ratio, options.get("round_to", 1), options.get("minimum", 1), settings)
+    what, goal = target_of({name: options.pop(name, None) for name in TARGETS}) or ("", 0)
+    options["ignore"] = ignored_layers(model, options.get("ignore", ()))  # after a step the modules are others
     few = first_inputs(example_inputs, TIMED)
     before = cost(model, few)
-    target = {name: options.pop(name) for name in TARGETS if options.get(name) is not None}
-    goals = {name: absolute_target(name, value, before) for name, value in target.items()}
+    if what:
+        goal = absolute_target(what, goal, getattr(before, what))
+    elif method in NETWORK_CRITERIA and steps > 1:
+        what, goal = "flops", _flops_left(model, example_inputs, ratio, options)
     kept: Kept = {}
-    seconds, current = 0.0, model
-    for step in range(1, steps + 1):
-        done = schedule(step / steps) if schedule else step / steps
-        goal: dict[str, Any] = {name: _between(getattr(before, name), value, done) for name, value in goals.items()}
-        part = ratio if steps == 1 or goal else _part(model, current, ratio, done)
-        chosen = run_selection(current, example_inputs, method, part, seed, **goal, **options)
+    seconds, current, checkpoints = 0.0, model, options.get("checkpoints")
+    for step, done in enumerate(shares, 1):
+        if what:
+            options[what] = (1 - done) * getattr(before, what) + done * goal
+        if checkpoints is not None and steps > 1:
+            options["checkpoints"] = Path(str(checkpoints), f"step-{step}")
+        part = ratio if steps == 1 or what else _remaining_ratios(model, current, ratio, done)
+        chosen = run_selection(current, example_inputs, method, part, seed, **options)
         seconds += chosen.seconds
         kept = _composed(kept, chosen.kept)
         images = None if dry_run else compensate
-        check = options.get("check", True)
-        current = remove(current, example_inputs, chosen.kept, check, images, compensation)
+        current = remove(current, example_inputs, chosen.kept, options.get("check", True), images, compensation)
         if between is not None and step < steps and not dry_run:
-            current = between(current, step) or current
+            current = _tuned(between, current, step)
     filters = {layer: width(model, layer) for layer in kept}
     after, small = cost(current, few), None if dry_run else current
     return Pruned(small, kept, chosen.left_whole, before, after, filters, seconds, chosen.searches)
 
 
-def _between(start: float | int, end: float | int, done: float | int) -> float | int:
-    return start + (end - start) * done
+def _shares(schedule: Callable[[float], float] | None, steps: int) -> list[float | int]:
+    """The share of the removal that is done after each step."""
+    equal = [step / steps for step in range(1, steps + 1)]
+    shares = [schedule(share) for share in equal] if schedule else equal
+    if not all(earlier <= later for earlier, later in pairwise([0, *shares])) or not math.isclose(shares[-1], 1):
+        raise ValueError(f"schedule must rise from 0 or more to 1 at 1, got {', '.join(map(str, shares))}")
+    return [*shares[:-1], 1.0]
 
 
-def _part(
+def _flops_left(model: nn.Module, example_inputs: Any, ratio: Any, options: dict[str, Any]) -> int:
+    """FLOPs of the network without a share of every layer."""
+    shared = {name: value for name, value in options.items() if name in _SELECTION}
+    kept = run_selection(model, example_inputs, "random", ratio, **shared).kept
+    return flops(remove(model, example_inputs, kept, check=False), example_inputs)
+
+
+def _remaining_ratios(
     model: nn.Module, current: nn.Module, ratio: float | int | Mapping[str, float | int], done: float | int
 ) -> dict[str, float]:
     """The ratio of every layer of the current network that leaves it what a part of the whole removal leaves."""
-    parts = {}
-    for layer, module in model.named_modules():
-        if isinstance(module, LAYERS):
-            whole, now = width(model, layer), width(current, layer)
-            goal = whole - int(whole * ratio_of(layer, ratio) * done)
-            parts[layer] = max(0.0, (now - goal + 0.5) / now) if goal < now else 0.0  # half a filter: rounding down
-    return parts
+    ratios, widths = {}, _widths(current)
+    ratios_of([], ratio, [*widths])  # rejects a pattern that matches no layer
+    for layer, whole in _widths(model).items():
+        now, goal = widths[layer], whole - int(whole * ratio_of(layer, ratio) * done)
+        ratios[layer] = max(0.0, (now - goal + 0.5) / now) if goal < now else 0.0  # half a filter: rounding down
+    return ratios
+
+
+def _tuned(between: Callable[[nn.Module, int], Any], current: nn.Module, step: int) -> nn.Module:
+    """The network that `between` returned, or changed in place."""
+    widths, answer = _widths(current), between(current, step)
+    tuned = answer if isinstance(answer, nn.Module) else current
+    if _widths(tuned) != widths:
+        raise ValueError(f"between must keep layers, names and filters, got {type(tuned).__name__}: return no wrapper")
+    return tuned
+
+
+def _widths(model: nn.Module) -> dict[str, int]:
+    return {name: width(model, name) for name, module in model.named_modules() if isinstance(module, LAYERS)}
 
 
 def _composed(first: Kept, second: Kept) -> Kept:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from topoprune import budget, criteria
 from topoprune.functional import responses
-from topoprune.genetic import Search
+from topoprune.genetic import Search, check_number
 from topoprune.network import LAYERS, Coupling, Kept, PruningWarning, structure, width
 from topoprune.topological import METRIC, among_living, points, topological
 
@@ -48,7 +48,7 @@ class Selection:
 
     Attributes:
         kept: layer -> sorted indices of the kept filters.
-        seconds: time that choosing took; analysing the network is left out.
+        seconds: time that choosing took, once the couplings are known.
         searches: first layer of each coupling -> one dict a generation (topological only).
         left_whole: layer -> why all of its filters stay.
 
@@ -90,7 +90,7 @@ def select(
             NNI. Or {pattern: ratio}, as {"layer1.*": 0.3}; layers that no pattern matches stay whole.
         seed: of the random and the topological method.
         round_to: keep a number of filters that is a multiple of this where the layer has as many; hardware is fast
-            at multiples of 8.
+            at multiples of 8. Filters that can never be removed, as those of an output, are not counted.
         **options: those of `run_selection`, and of the method.
 
     Returns:
@@ -121,11 +121,11 @@ def run_selection(
     ratio: float | int | Mapping[str, float | int] = 0.5,
     seed: int = 0,
     round_to: int = 1,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     *,
     minimum: int = 1,
-    ignore: Iterable[str | nn.Module | type] = (),
-    types: tuple[type, ...] = (nn.Conv2d,),
+    ignore: str | nn.Module | type | Iterable[str | nn.Module | type] = (),
+    types: type | tuple[type, ...] = (nn.Conv2d,),
     flops: float | int | None = None,
     parameters: float | int | None = None,
     latency_ms: float | int | None = None,
@@ -138,10 +138,10 @@ def run_selection(
         model, example_inputs, method, ratio, seed, round_to: as for `select`.
         layers: choose in these layers alone.
         minimum: filters that every layer keeps at least.
-        ignore: layers that stay whole: names or patterns, modules, or types of modules.
+        ignore: what stays whole with all layers in it: names or patterns, modules, or types of modules.
         types: types of layers to prune; `nn.Linear` adds hidden linear layers.
         flops, parameters: what should remain, a share up to 1 or a number; takes the place of `ratio`, reached as
-            nearly as single filters allow.
+            nearly as single filters allow; what {pattern: ratio} leaves whole stays so.
         latency_ms: the same for the median latency of one input on this machine.
         check: verify on the example inputs what is removed together, see `structure`.
         **options: of the method: `space` and those of `topological`; `labels` of "taylor"; `engine="nni"` of "l1",
@@ -158,25 +158,38 @@ def run_selection(
         (4, {'2': 'its channels are an output of the network'})
     """
     check_arguments(method, ratio, round_to, minimum, options)
+    target = budget.target_of({"flops": flops, "parameters": parameters, "latency_ms": latency_ms})
+    types = types if isinstance(types, tuple) else (types,)
+    if not all(isinstance(one, type) for one in types):
+        raise ValueError(f"types must be types of layers, as (nn.Conv2d, nn.Linear), got {types!r}")
+    layers = [layers] if isinstance(layers, str) else layers
+    ignored = set(ignored_layers(model, ignore))
     found = structure(model, example_inputs, types, check)
-    couplings, ignored = _without_ignored(found.couplings, model, ignore)
+    couplings = [c for c in found.couplings if ignored.isdisjoint(c.layers)]
+    left = found.left_whole | {
+        layer: "it is ignored" if layer in ignored else "it is coupled to a layer that is ignored"
+        for coupling in found.couplings
+        for layer in coupling.layers
+        if not any(layer in c.layers for c in couplings)
+    }
     couplings = [c for c in couplings if layers is None or not set(layers).isdisjoint(c.layers)]
     if layers is not None and (unknown := set(layers) - {layer for c in couplings for layer in c.layers}):
         raise ValueError(f"unknown layer {sorted(unknown)[0]!r}: see topoprune.couplings for those that can be pruned")
-    left = found.left_whole | ignored
-    _warn(model, left, ignored)
+    _warn(model, {layer: reason for layer, reason in found.left_whole.items() if layer not in ignored})
     if not couplings:
         raise ValueError("nothing to prune: every layer is left whole or ignored")
-    target = _target(flops, parameters, latency_ms)
-    shape = partial(_shaped, couplings, round_to, minimum)
     names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
     ratios = budget.ratios_of(couplings, ratio, names)
-    if target is None:
-        counts = shape(budget.uniform(couplings, ratios))
+    replaced = target is not None and not isinstance(ratio, Mapping)
+    least = [minimum if r or replaced else max(c.sizes.values()) for c, r in zip(couplings, ratios, strict=True)]
+    shape = partial(_shaped, couplings, round_to, least)
+    if target is None:  # as in NNI
+        counts = shape([c.choices - int(c.choices * r) for c, r in zip(couplings, ratios, strict=True)])
     else:
-        counts = _counts_for(model, example_inputs, couplings, shape, *target)
+        counts, target = _counts_for(model, example_inputs, couplings, shape, *target)
     started = time.perf_counter()
-    chosen, searches = _choose(model, example_inputs, couplings, counts, method, seed, minimum, target, options)
+    limits = shape([1] * len(couplings)), [budget.remaining(c, 1, round_to) for c in couplings]
+    chosen, searches = _choose(model, example_inputs, couplings, counts, method, seed, limits, target, options)
     # A search that was continued took the seconds of its earlier sittings too.
     searched = sum(step["seconds"] for steps in searches.values() for step in steps)
     seconds = max(time.perf_counter() - started, searched)
@@ -185,15 +198,14 @@ def run_selection(
     return Selection({name: kept[name] for name in names if name in kept}, seconds, searches, left)
 
 
-def _choose(model, example_inputs, couplings, counts, method, seed, minimum, target, options):
+def _choose(model, example_inputs, couplings, counts, method, seed, limits, target, options):
     """For each coupling the choices that stay, and the course of each search."""
     if method in NETWORK_CRITERIA:
         what, goal = target or ("flops", None)
         measure = budget.measures(model, example_inputs, couplings, what)
-        goal = measure(counts) if goal is None else _absolute(what, goal, measure, couplings)
         scores = NETWORK_CRITERIA[method](model, example_inputs, couplings, **options)
-        least = [budget.remaining(c, 1, 1, minimum) for c in couplings]
-        return budget.by_scores(scores, least, measure, goal), {}
+        goal = measure(counts) if goal is None else goal
+        return budget.by_scores(scores, limits[0], limits[1], measure, goal), {}
     options = dict(options)
     checkpoints = options.pop("checkpoints", None)
     generator = np.random.default_rng(seed)
@@ -214,7 +226,7 @@ def _choose(model, example_inputs, couplings, counts, method, seed, minimum, tar
     ):
         log.info("%s: keep %d of %d", coupling.layers[0], keep, coupling.choices)
         if method == "topological":
-            checkpoint = None if checkpoints is None else Path(checkpoints) / f"search-{index}.json"
+            checkpoint = None if checkpoints is None else Path(str(checkpoints), f"search-{index}.json")
             result = search(cloud, keep, seed * 1000 + index, checkpoint=checkpoint, **options)
             chosen.append(result.kept.tolist())
             searches[coupling.layers[0]] = result.history
@@ -251,61 +263,42 @@ def _kept(couplings: Sequence[Coupling], chosen: Sequence[Sequence[int]]) -> Kep
     return {layer: sorted(filters) for layer, filters in kept.items()}
 
 
-def _shaped(couplings: Sequence[Coupling], round_to: int, minimum: int, counts: Sequence[int]) -> list[int]:
-    return [budget.remaining(c, count, round_to, minimum) for c, count in zip(couplings, counts, strict=True)]
+def _shaped(couplings: Sequence[Coupling], round_to: int, least: Sequence[int], counts: Sequence[int]) -> list[int]:
+    return [budget.remaining(c, k, round_to, minimum) for c, k, minimum in zip(couplings, counts, least, strict=True)]
 
 
-def _target(flops, parameters, latency_ms) -> tuple[str, float | int] | None:
-    given = {"flops": flops, "parameters": parameters, "latency_ms": latency_ms}
-    wanted = {name: value for name, value in given.items() if value is not None}
-    if len(wanted) > 1:
-        raise ValueError(f"one target at a time, got {' and '.join(wanted)}")
-    for name, value in wanted.items():
-        if value <= 0:
-            raise ValueError(f"{name} must be above 0, got {value}: it is what should remain")
-    return next(iter(wanted.items()), None)
-
-
-def _absolute(what: str, goal: float | int, measure: Callable, couplings: Sequence[Coupling]) -> float | int:
-    """A target as a number: up to 1 it is a share, but for a latency."""
-    return goal * measure([c.choices for c in couplings]) if goal <= 1 and what != "latency_ms" else goal
-
-
-def _counts_for(model, example_inputs, couplings, shape, what: str, goal: float | int) -> list[int]:
+def _counts_for(model, example_inputs, couplings, shape, what: str, value: float | int) -> tuple[list[int], Any]:
+    """The counts of the nearest uniform ratio, and the target as a number."""
     measure = budget.measures(model, example_inputs, couplings, what)
-    goal = _absolute(what, goal, measure, couplings)
+    goal = budget.absolute_target(what, value, measure([c.choices for c in couplings]))
     if measure(shape([1] * len(couplings))) > 1.01 * goal:
         raise ValueError(f"{what} cannot fall to {goal:g}: with the fewest filters allowed it is still above it")
-    return budget.towards(couplings, shape, measure, goal)
+    return budget.towards(couplings, shape, measure, goal), (what, goal)
 
 
-def _without_ignored(
-    couplings: list[Coupling], model: nn.Module, ignore: Iterable[str | nn.Module | type]
-) -> tuple[list[Coupling], dict[str, str]]:
-    """The couplings that no ignored layer belongs to, and why the others stay whole."""
-    names = {name: module for name, module in model.named_modules()}
-    ignored: set[str] = set()
+def ignored_layers(model: nn.Module, ignore: str | nn.Module | type | Iterable[str | nn.Module | type]) -> list[str]:
+    """The layers in what `ignore` names."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    inside: set[nn.Module] = set()
     for one in [ignore] if isinstance(ignore, (str, nn.Module, type)) else ignore:
         if isinstance(one, str):
-            found = {name for name in names if fnmatchcase(name, one) or name.startswith(f"{one}.")}
+            found = [m for name, m in modules.items() if name == one or (one not in modules and fnmatchcase(name, one))]
         elif isinstance(one, type):
-            found = {name for name, module in names.items() if isinstance(module, one)}
+            found = [m for m in modules.values() if isinstance(m, one)]
         else:
-            inside = set(one.modules())
-            found = {name for name, module in names.items() if module in inside}
+            found = [m for m in modules.values() if m in one.modules()]
         if not found:
             raise ValueError(f"ignore names {one!r}, which is not in {type(model).__name__}: see its named_modules()")
-        ignored |= found
-    stay = [c for c in couplings if not ignored.isdisjoint(c.layers)]
-    return [c for c in couplings if c not in stay], {layer: "it is ignored" for c in stay for layer in c.layers}
+        inside.update(part for module in found for part in module.modules())
+    return [name for name, module in model.named_modules() if isinstance(module, LAYERS) and module in inside]
 
 
-def _warn(model: nn.Module, left: dict[str, str], ignored: dict[str, str]) -> None:
-    """Say what is left whole, but for the network's own outputs."""
+def _warn(model: nn.Module, left: dict[str, str]) -> None:
+    """Say what is left whole, except for the network's own outputs."""
     told = {
         layer: reason
         for layer, reason in left.items()
-        if layer not in ignored and "an output of the network" not in reason and width(model, layer) > 1
+        if "an output of the network" not in reason and width(model, layer) > 1
     }
     if told:
         some = "; ".join(f"{layer} because {reason}" for layer, reason in list(told.items())[:3])
@@ -319,18 +312,19 @@ def is_functional(method: str | Callable, options: Mapping[str, Any]) -> bool:
 
 
 def check_arguments(method, ratio, round_to: int, minimum: int, options: dict) -> None:
-    """Refuse what no network makes right, before anything is computed."""
+    """Reject arguments that are invalid for any network, before anything is computed."""
     if not callable(method) and method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}, or pass a function")
-    for name, value in (("round_to", round_to), ("minimum", minimum)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}: it counts filters")
+    check_number("round_to", round_to, 1)
+    check_number("minimum", minimum, 1)
     budget.check_ratios(ratio)
     known = _options_of(method)
     if unknown := sorted(options.keys() - known):
         raise ValueError(
             f"unknown option {', '.join(unknown)} of method {method!r}: it takes {', '.join(sorted(known)) or 'none'}"
         )
+    if method in NNI_PRUNERS and options.get("engine", "nni") != "nni":
+        raise ValueError(f"engine of {method!r} must be 'nni', or left out, got {options['engine']!r}")
 
 
 def _options_of(method: str | Callable) -> set[str]:
@@ -340,8 +334,6 @@ def _options_of(method: str | Callable) -> set[str]:
     if method in NETWORK_CRITERIA:
         signature = inspect.signature(NETWORK_CRITERIA[method])
         return {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-    if method == "random":
-        return set()
-    if method in RESPONSE_CRITERIA:
+    if method == "random" or method in RESPONSE_CRITERIA:
         return set()
     return {"engine"} if method in NNI_PRUNERS else {"space"}

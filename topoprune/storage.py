@@ -14,10 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from topoprune import files
+from topoprune.budget import TARGETS
 from topoprune.models import build
-from topoprune.network import Kept, remove
+from topoprune.network import Kept, copied, remove
 from topoprune.pruning import Pruned, prune
 from topoprune.selection import is_functional
 
@@ -70,12 +72,12 @@ def save(
 
 
 def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
-    """The network in a file that `save`, `prune_file` or a dense training of the study wrote.
+    """The network in a file that `save`, `prune_file` or a dense training of the study wrote, in evaluation mode.
 
     Args:
         path: the file.
         model: the network before pruning, with any weights, if the file does not say how to build it. It is
-            untouched.
+            untouched. The answer is of its type; without it, of float32, whatever was saved.
 
     Raises:
         ValueError: the file does not say how to build its network, or `model` is another one.
@@ -150,14 +152,19 @@ def prune_file(
     if images is None and (computed or compensation):
         what = "this choice depends" if computed else "compensation depends"
         raise ValueError(f"{what} on what the network computes: give images, a folder or a tensor file")
-    if Path(model).suffix == ".safetensors":
+    if Path(model).suffix != ".safetensors":
+        network, source = _torchvision(model, weights, classes)
+    elif classes is None and weights == "DEFAULT":
         network, source = _stored(Path(model))
     else:
-        network, source = _torchvision(model, weights, classes)
-    known = [3, 32, 32] if "architecture" in source else [3, 224, 224]
-    shape = list(shape or (source.get("inputs") or {}).get("shape", [0, *known])[1:])
+        raise ValueError(f"classes and weights are of torchvision networks: leave them out, {model} has its own")
+    side = 32 if "architecture" in source else 224
+    inputs = tree_leaves(_made_from(source["inputs"])) if "inputs" in source else [torch.empty(1, 3, side, side)]
+    if len(inputs) > 1:
+        raise ValueError(f"{model} takes {len(inputs)} inputs: prune it in Python, with topoprune.prune")
+    shape = list(shape or inputs[0].shape[1:])
     count = IMAGES if functional or compensation else BATCH
-    example = _images(images, shape, count) if images else torch.randn(BATCH, *shape, generator=_generator())
+    example = _images(images, shape, count) if images else _made_from({"shape": [BATCH, *shape], "type": "float32"})
     network, example = network.to(device).eval(), example.to(device)
     if compensation:
         options["compensation"] = compensation
@@ -165,24 +172,25 @@ def prune_file(
     report = {
         "model": model,
         "method": method,
-        "ratio": ratio,
+        "ratio": ratio if all(options.get(name) is None for name in TARGETS) else None,
         "seed": seed,
         "shape": shape,
-        **{name: str(value) if isinstance(value, (Path, type)) else value for name, value in options.items()},
+        **options,
         "selection_seconds": result.seconds,
         "before": asdict(result.before),
         "after": asdict(result.after),
         "kept": result.kept,
         "left_whole": result.left_whole,
     }
+    text = json.dumps(report, indent=2, default=lambda value: getattr(value, "__name__", str(value)))
     if result.model is not None:
         before = source.pop("kept", {})
         kept = {
             layer: [before[layer][i] for i in own] if layer in before else own for layer, own in result.kept.items()
         }
         save(result.model, output, source, {**before, **kept}, example[:2])
-        files.write(output.with_suffix(".json"), json.dumps(report, indent=2).encode())
-    return result, report
+        files.write(output.with_suffix(".json"), text.encode())
+    return result, json.loads(text)
 
 
 def _stored(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, dict]:
@@ -190,23 +198,21 @@ def _stored(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, dict
     tensors, metadata = files.read_tensors(path)
     source = dict(metadata.get("source") or {})
     if model is not None:
-        network = model
+        network = copied(model)
     elif "torchvision" in source:
         network = build_torchvision(source["torchvision"], source.get("classes"), **source.get("options", {}))
     elif "architecture" in source:
         network = build(source["architecture"], source["classes"], source["width"])
     else:
-        raise ValueError(f"{path} does not say which network it holds: pass it, as load(path, model=MyNetwork())")
-    if "shape" in source:  # files of version 0.1
-        source["inputs"] = {"shape": [2, *source.pop("shape")], "type": "float32"}
+        raise ValueError(f"{path} does not say which network it holds: save it with source, or load it with model")
     if "kept" in source:
-        network = remove(network.eval(), _made_from(source["inputs"]), source["kept"], check=False)
+        network = remove(network, _made_from(source["inputs"]), source["kept"], check=False)
     weights = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} holds another network than {type(network).__name__}: {error}") from error
-    return network, source
+    return network.eval(), source
 
 
 def _torchvision(name: str, weights: str, classes: int | None) -> tuple[nn.Module, dict]:
@@ -304,9 +310,5 @@ def _made_from(described: Any) -> Any:
         return {name: _made_from(value) for name, value in described["named"].items()}
     dtype = getattr(torch, described["type"])
     if dtype.is_floating_point:
-        return torch.randn(described["shape"], generator=_generator()).to(dtype)
+        return torch.randn(described["shape"], generator=torch.Generator().manual_seed(0)).to(dtype)
     return torch.zeros(described["shape"], dtype=dtype)
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)

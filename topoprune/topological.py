@@ -28,7 +28,7 @@ def topological(
     *,
     metric: str = "euclidean",
     pointed: bool = False,
-    dimensions: Sequence[int] = (0, 1),
+    dimensions: Sequence[int] | int = (0, 1),
     distance: str = "wasserstein",
     search: str = "genetic",
     engine: str = "fast",
@@ -43,7 +43,7 @@ def topological(
         seed: of the search.
         metric: "euclidean", "cosine", "correlation" or "sine", see `distance_matrix`.
         pointed: add the zero filter, which is always kept; not for covers.
-        dimensions: of homology.
+        dimensions: of homology: 0, 1 or both.
         distance: between diagrams: "wasserstein", "bottleneck", "landscape", "betti" or "entropy".
         search: "genetic", or a rival with the same budget: "random", "greedy" or "farthest"; or a cover, which looks
             at distances instead of diagrams: "cover" (k-medoids) or "merge" (merge tree), see `topoprune.cover`.
@@ -67,7 +67,7 @@ def topological(
         if pointed:
             raise ValueError(f"search {search!r} has no base point: leave out pointed")
         return covered(search, points, delta, metric, keep)
-    fitness = Fitness(delta, tuple(dimensions), distance, pointed, engine)
+    fitness = Fitness(delta, (dimensions,) if isinstance(dimensions, int) else dimensions, distance, pointed, engine)
     path = None if checkpoint is None else Path(checkpoint)
     return genetic.SEARCHES[search](len(points), keep, fitness, settings, seed, path, delta)
 
@@ -89,7 +89,6 @@ def among_living(points: Float[np.ndarray, "n d"], keep: int, seed: int = 0, **o
 
 SEARCHES = (*genetic.SEARCHES, *COVERS)
 """Names of searches."""
-
 
 METRIC = {"functional": "sine"}
 """Space -> its metric, where that is not the euclidean one."""

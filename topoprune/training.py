@@ -1,7 +1,8 @@
 """Train a network, measure its accuracy, and re-estimate its BatchNorm statistics.
 
-Data are batches of (inputs, labels), as a `DataLoader` gives them. All random numbers of an epoch follow from (seed,
-epoch): a continued run repeats the uninterrupted one bit for bit, and networks trained with one seed see the same data.
+Data are batches of (inputs, labels), as a `DataLoader` gives them. Each epoch seeds PyTorch's global generator by seed
+and epoch. If all random numbers come from it, a continued run repeats the uninterrupted one bit for bit, and networks
+trained with one seed see the same data.
 """
 
 import copy
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
@@ -26,15 +28,13 @@ from topoprune._engine.graph import Step, captured
 from topoprune._engine.memory import keep_memory
 from topoprune._engine.muon import Muon
 from topoprune._engine.precision import autocast
-from topoprune.network import evaluating
+from topoprune.network import call, copied_inputs, evaluating
 
 CHECKPOINT_SETTINGS = (
     "epochs batch peak_rate warmup momentum weight_decay label_smoothing shift muon_rate muon_decay cutout"
 ).split()
 """Fields of a recipe that the identity of every checkpoint names. A field that is added later is named only if it
 differs from its default, so that older checkpoints stay valid."""
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,17 @@ class Recipe:
     temperature: float = 4.0
 
     def __post_init__(self):
-        for name, least in {"epochs": 0, "batch": 1, "peak_rate": 0, "muon_rate": 0, "shift": 0, "cutout": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must lie in [0, 1), got {self.warmup}: it is a share of all steps")
-        if not 0 <= self.distillation <= 1:
-            raise ValueError(f"distillation must lie in [0, 1], got {self.distillation}: it is a share of the loss")
-        if not 0 < self.temperature < inf:
-            raise ValueError(f"temperature must be a positive number, got {self.temperature}: it divides the scores")
+        for names, rule, holds in (
+            ("epochs shift cutout", "be an integer of at least 0", lambda x: hasattr(x, "__index__") and x >= 0),
+            ("batch", "be an integer of at least 1", lambda x: hasattr(x, "__index__") and x >= 1),
+            ("peak_rate weight_decay muon_rate muon_decay", "be a finite number of at least 0", lambda x: 0 <= x < inf),
+            ("warmup momentum", "lie in [0, 1)", lambda x: 0 <= x < 1),
+            ("label_smoothing distillation", "lie in [0, 1]", lambda x: 0 <= x <= 1),
+            ("temperature", "be a positive number", lambda x: 0 < x < inf),
+        ):
+            for name in names.split():
+                if not holds(getattr(self, name)):
+                    raise ValueError(f"{name} must {rule}, got {getattr(self, name)}")
 
     def cycle(self, progress: float) -> float:
         """Share of its peak that a learning rate has after a share `progress` of all steps."""
@@ -149,16 +151,16 @@ def train(
         data: training batches of (inputs, labels), read once an epoch. Inputs are a tensor, a tuple of arguments or a
             dict of named ones. `data.set_epoch(epoch)` is called if it exists.
         recipe: the settings; `epochs=0` trains nothing.
-        validation, test: batches for the accuracies of each epoch.
+        validation, test: batches for the accuracies of each epoch; their labels are class numbers.
         teacher: for `Recipe.distillation`, as a rule the dense network: on the device of `model`, answers with the same
             classes, runs in evaluation mode and is not changed.
-        seed: of a shuffling `DataLoader` and of dropout.
+        seed: of PyTorch's global generator, which a shuffling `DataLoader` and dropout draw from.
         checkpoint: file for the state after each epoch. A run with the same `identity`, recipe and seed continues from
             it; a file of any other is set aside with a warning.
         identity: name of the run.
-        source: how to build the network again, noted in the checkpoint (see `pruning.save`).
+        source: how to build the network again, noted in the checkpoint (see `storage.save`).
         fast: use channels_last layout, keep memory for the rest of the process (CPU), and capture one step as a graph
-            (CUDA). Batches must have one size, and what `forward` decides in Python, it decides once.
+            (CUDA, one input). Batches must have one size, and Python control flow in `forward` runs once, at capture.
 
     Returns:
         One `Epoch` for each epoch, those before an interruption included.
@@ -179,7 +181,9 @@ def train(
     _check_teacher(teacher, model, recipe)
     steps = length_hint(data) or sum(1 for _ in data)
     if fast:
-        model.to(memory_format=torch.channels_last)
+        for tensor in chain(model.parameters(), model.buffers()):
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.to(memory_format=torch.channels_last)
         if _device(model).type == "cpu":
             keep_memory()
     optimizers = _optimizers(model, recipe)
@@ -195,7 +199,7 @@ def train(
     with evaluating(model), nullcontext() if teacher is None else evaluating(teacher):  # restores all modes at the end
         for module in trained:
             module.training = True
-        step = _step(model, data, recipe, teacher, fast) if remaining else _no_step
+        step = _step(model, data, recipe, teacher, fast and len(remaining) > 0)
         bar: dict[str, Any] = {"initial": len(history), "total": recipe.epochs, "unit": "epoch"}
         for epoch in tqdm(remaining, "train", leave=False, disable=None, **bar):
             started = time.perf_counter()
@@ -215,10 +219,10 @@ def accuracy(model: nn.Module, data: Iterable) -> float:
 
     Args:
         model: answers with class scores (b, classes).
-        data: batches of (inputs, labels).
+        data: batches of (inputs, labels); the labels are class numbers of shape (b,).
 
     Raises:
-        ValueError: no batches, or batches of another kind.
+        ValueError: no batches, batches of another kind, no labels, or labels of another shape.
 
     Example:
         >>> accuracy(nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 2]))])
@@ -228,8 +232,10 @@ def accuracy(model: nn.Module, data: Iterable) -> float:
     right, total = torch.zeros((), dtype=torch.int64, device=device), 0
     with evaluating(model), torch.inference_mode(), autocast(device):
         for inputs, labels in _batches(data, device):
-            right += (_scores(model, inputs).argmax(1) == labels).sum()
+            right += _count_right(_scores(model, inputs), labels)
             total += labels.numel()
+    if not total:
+        raise ValueError("the data have no labels: every batch is empty, so pass more data")
     return right.item() / total
 
 
@@ -254,7 +260,7 @@ def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module
         (2.0, 2.0)
     """
     device, done = _device(model), False
-    norms = [module for module in model.modules() if isinstance(module, _BATCH_NORMS) and module.track_running_stats]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     before = [(norm, norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
     with evaluating(model), torch.no_grad(), autocast(device):
         try:
@@ -287,13 +293,18 @@ def _batches(data: Iterable, device: torch.device) -> Iterator[tuple]:
         raise ValueError("the data have no batches: pass a list or a DataLoader, which can be read more than once")
 
 
-def _scores(model: nn.Module, inputs) -> Tensor:
-    """Class scores for a tensor, a tuple of arguments or a dict of named ones, which the network may overwrite."""
-    inputs = tree_map_only(Tensor, torch.clone, inputs)
-    if isinstance(inputs, dict):
-        scores = model(**inputs)
-    else:
-        scores = model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+def _count_right(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many labels get the highest score. Labels of another shape are refused: they would be broadcast."""
+    if scores.ndim < 2 or labels.shape != scores.shape[:1] + scores.shape[2:]:
+        raise ValueError(
+            f"labels must be class numbers (b,) for scores (b, classes), got shapes {tuple(labels.shape)} and "
+            f"{tuple(scores.shape)}: pass labels.argmax(1) of one-hot labels, labels.squeeze(1) of a column"
+        )
+    return (scores.argmax(1) == labels).sum()
+
+
+def _scores(model: nn.Module, inputs: Any) -> Tensor:
+    scores = call(model, copied_inputs(inputs))
     if not isinstance(scores, Tensor):
         raise ValueError(f"the network must answer with a tensor of class scores, got {type(scores).__name__}: wrap it")
     return scores
@@ -305,9 +316,7 @@ def _check_teacher(teacher: nn.Module | None, model: nn.Module, recipe: Recipe) 
     if teacher is None:
         return
     if not isinstance(teacher, nn.Module):
-        raise ValueError(
-            f"teacher must be an nn.Module, got {type(teacher).__name__}: wrap it in a module that calls it"
-        )
+        raise ValueError(f"teacher must be an nn.Module, got {type(teacher).__name__}: wrap it in a module")
     if not recipe.distillation:
         raise ValueError("the teacher would not be used: set distillation in the recipe, as in distillation=0.9")
     if _storages(teacher) & _storages(model):
@@ -327,7 +336,7 @@ def _check_teacher(teacher: nn.Module | None, model: nn.Module, recipe: Recipe) 
 
 
 def _storages(module: nn.Module) -> set[tuple[torch.device, int]]:
-    """Where the parameters and buffers lie in memory, but for those that take none."""
+    """Where the parameters and buffers lie in memory, except those that take none."""
     tensors = chain(module.parameters(), module.buffers())
     places = {(tensor.device, tensor.untyped_storage().data_ptr()) for tensor in tensors}
     return {(device, address) for device, address in places if address}
@@ -395,10 +404,6 @@ def _epoch(step: Step, optimizers, data: Iterable, recipe: Recipe, steps: int, s
                 optimizer.step()
     mean = total.item() / count
     return mean if isfinite(mean) else None
-
-
-def _no_step(inputs, labels: Tensor) -> Tensor:
-    raise AssertionError("all epochs are done")
 
 
 def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:

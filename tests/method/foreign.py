@@ -271,6 +271,20 @@ class Circular(nn.Module):
         return self.answer(F.relu(self.three(x)).mean((2, 3)))
 
 
+class Padded(nn.Module):
+    """Pads with zeros before its layers, an even kernel in the layer, and crops."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 10, 3, stride=2)
+        self.pad, self.three = nn.ZeroPad2d((1, 2, 0, 1)), nn.Conv2d(10, 8, (2, 4), padding="same")
+        self.four, self.answer = nn.Linear(8 * 4, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = F.relu(self.three(F.relu(self.two(self.pad(F.relu(self.one(x)))))))
+        return self.answer(F.relu(self.four(F.max_pool2d(F.pad(x, (-1, 0, 0, -1)), 3).flatten(1))))
+
+
 class ChangesItsInput(Residual):
     def forward(self, x):
         return super().forward(x.sub_(0.5).div_(0.25))
@@ -295,5 +309,6 @@ NETWORKS = {
     "two answers": (TwoAnswers, IMAGES),
     "channels last": (ChannelsLast, IMAGES),
     "circular": (Circular, IMAGES),
+    "padded": (Padded, IMAGES),
 }
 """Name -> the network's class and example inputs."""

@@ -156,6 +156,9 @@ def test_channels_are_the_least_squares_of_channels():
         (nn.Conv2d(6, 4, 3, padding=1), 1),
         (nn.Conv2d(6, 4, 7, padding=3), 2),
         (nn.Conv2d(6, 4, 7, padding=3), 4),
+        (nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(6, 4, 3)), 4),
+        (nn.Sequential(nn.ConstantPad2d(2, 1.0), nn.Conv2d(6, 4, 1, stride=2)), 8),
+        (nn.Conv2d(6, 4, 3), 4),
     ],
 )  # fmt: skip
 def test_outputs_that_read_a_part_of_the_kernel_keep_their_means(last, size):
@@ -171,6 +174,23 @@ def test_outputs_that_read_a_part_of_the_kernel_keep_their_means(last, size):
         torch.testing.assert_close(small(inputs).mean((0, 2, 3)), model(inputs).mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     unseen = images(200, 3, size, size, seed=2)
     assert error(small, model, unseen) < error(plain, model, unseen)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_zeros_that_a_layer_reads_or_adds_are_compensated_alike(mode):
+    inside, inputs = chain(kernel_size=3, padding=1), images(240)
+    before = nn.Sequential(*chain(kernel_size=3)[:2], nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(6, 5, 3)))
+    before[2][1].load_state_dict(inside[2].state_dict())
+    found = [
+        topoprune.remove(model, inputs[:2], {"0": KEPT}, compensate=inputs, compensation=mode)
+        for model in (inside, before)
+    ]
+    plain, unseen = topoprune.remove(inside, inputs[:2], {"0": KEPT}), images(200, seed=2)
+    if mode == "convolution":
+        torch.testing.assert_close(found[1][2][1].weight, found[0][2].weight)
+        torch.testing.assert_close(found[1][2][1].bias, found[0][2].bias)
+    errors = [error(small, inside, unseen) for small in found]
+    assert errors[1] == pytest.approx(errors[0], rel=0.02) and errors[1] < 0.9 * error(plain, inside, unseen)
 
 
 def test_without_a_bias_the_means_stay_in_the_regression():

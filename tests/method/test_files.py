@@ -109,7 +109,7 @@ def alter(file, data):
 def test_any_other_content_is_refused_by_name(read, tmp_path_factory, content):
     file = tmp_path_factory.mktemp("other") / "x"
     file.write_bytes(content)
-    with pytest.raises(FileError, match="x is no file of topoprune, or is truncated.*delete it and run again"):
+    with pytest.raises(FileError, match="x is no file of topoprune, or is truncated.*move this one away and run again"):
         read(file)
 
 
@@ -158,7 +158,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         raise OSError({"No": 28, "Read-only": 30}[reason.split()[0]], reason)
 
     monkeypatch.setattr(broken, fails)
-    with pytest.raises(FileError, match=f"cannot write .*x.json: {reason}.*free the disk or choose another folder"):
+    with pytest.raises(
+        FileError, match=f"cannot write .*x.json: {reason}.*free the disk or choose another folder, then"
+    ):
         files.write_json(file, 1, "new")
     monkeypatch.undo()
     assert files.read_json(file) == "old" and os.listdir(tmp_path) == ["x.json"]

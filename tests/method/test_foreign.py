@@ -162,6 +162,49 @@ def test_what_cannot_be_removed_is_left_whole_and_said(make, layer, reason):
         torch.testing.assert_close(small(IMAGES), silenced(model, result.kept)(IMAGES), rtol=1e-4, atol=1e-5)
 
 
+class Wider(nn.Module):
+    """The shortcut without weights of He et al. (2016): zeros stand for the channels that the input does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.answer = nn.Conv2d(16, 4, 3)
+
+    def forward(self, x):
+        x = F.relu(self.one(x))
+        return self.answer(F.relu(self.two(x) + F.pad(x, (0, 0, 0, 0, 4, 4))))
+
+
+def test_channels_of_zeros_are_not_removed():
+    torch.manual_seed(0)
+    model = Wider().eval()
+    kept = topoprune.select(model, IMAGES, "l1", 0.5)
+    assert {layer: len(chosen) for layer, chosen in kept.items()} == {"one": 4, "two": 12, "answer": 4}
+    assert {0, 1, 2, 3, 12, 13, 14, 15} < set(kept["two"])
+    small = topoprune.remove(model, IMAGES, kept)
+    with torch.no_grad():
+        torch.testing.assert_close(small(IMAGES), silenced(model, kept)(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_filters_between_frames_of_a_constant_are_removed():
+    """What is around a channel goes with it, whatever its value."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConstantPad2d((1, 0, 2, 1), 0.5), nn.Conv2d(8, 4, 3)).eval()
+    kept = topoprune.select(model, IMAGES, "l1", 0.5)
+    small = topoprune.remove(model, IMAGES, kept)
+    unread = copy.deepcopy(model)
+    unread[2].weight.data[:, sorted(set(range(8)) - set(kept["0"]))] = 0
+    assert small[0].out_channels == 4
+    with torch.no_grad():
+        torch.testing.assert_close(small(IMAGES), unread(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_maps_of_any_size_are_padded(size):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ZeroPad2d(1), nn.Conv2d(8, 4, 3)).eval()
+    assert len(topoprune.select(model, torch.randn(2, 3, size, size), "l1", 0.5)["0"]) == 4
+
+
 def test_instance_norm_and_group_norm_of_single_channels_are_cut():
     for norm in (nn.GroupNorm(8, 8), nn.InstanceNorm2d(8, affine=True), nn.InstanceNorm2d(8), nn.PReLU(8)):
         model = Normalised(norm).eval()

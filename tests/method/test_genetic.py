@@ -189,6 +189,7 @@ def test_a_foreign_checkpoint_is_set_aside(tmp_path, how):
         ({"mutation": -0.1}, r"mutation must lie in \[0, 1\], got -0.1"),
         ({"tournament": 0}, "tournament must be at least 1, got 0"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"crossover": float("nan")}, r"crossover must lie in \[0, 1\], got nan"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -1,5 +1,6 @@
 """Removal against masking, FLOPs against the literature, networks that we did not write."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,33 @@ def test_flops_agree_with_torch_pruning_on_convolutions():
     )
     expected, _ = tp.utils.count_ops_and_params(model, EXAMPLE[:1])
     assert topoprune.cost(model, EXAMPLE, seconds=0.01).flops == expected
+
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.alone, self.answer = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.answer(self.alone(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_attention_is_counted_and_its_fused_operations_stay_as_they_were(enabled):
+    """Per layer, four 16 x 16 matrices for each of 10 tokens and two products of 10 x 10 x 16."""
+    model, tokens, before = Attends(), torch.randn(2, 10, 16), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        expected = 2 * (10 * 4 * 16 * 16 + 2 * 10 * 10 * 16) + 10 * 2 * 16 * 32 + 10 * 16 * 3
+        assert flops(model, tokens) == topoprune.cost(model, tokens, seconds=0.001).flops == expected
+        assert flops(model.to("meta"), tokens.to("meta")) == expected
+        with pytest.raises(ValueError, match="does not run on"):
+            flops(Attends(), torch.randn(2, 10, 15))
+        assert torch.backends.mha.get_fastpath_enabled() == enabled
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def test_cost_leaves_the_training_mode_alone():
@@ -163,6 +191,38 @@ def test_inputs_that_the_model_refuses_are_named():
 def test_a_wrong_choice_is_refused(kept, message):
     with pytest.raises(ValueError, match=message):
         topoprune.remove(small_vgg(), EXAMPLE, kept)
+
+
+MASK = [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "chosen, found",
+    [
+        (MASK, r"bool of shape \(4,\)"),
+        (np.array(MASK), r"bool of shape \(4,\)"),
+        (torch.tensor(MASK), r"bool of shape \(4,\)"),
+        (torch.tensor([0.0, 2.0]), r"float64 of shape \(2,\)"),
+        (["0", "2"], r"<U1 of shape \(2,\)"),
+        (np.array([[0, 2]]), r"int64 of shape \(1, 2\)"),
+        (torch.tensor([[0, 2]]), r"int64 of shape \(1, 2\)"),
+    ],
+)
+def test_a_mask_is_not_read_as_indices(chosen, found, unchecked_types):
+    coupling = couplings(small_vgg(), EXAMPLE)[0]
+    for call in (
+        lambda: topoprune.remove(small_vgg(), EXAMPLE, {"features.0": chosen}),
+        lambda: coupling.filters("features.0", chosen),
+        lambda: coupling.positions({"features.0": chosen}),
+    ):
+        with pytest.raises(ValueError, match=f"features.0 needs integer indices, got {found}: numpy.flatnonzero"):
+            call()
+
+
+@pytest.mark.parametrize("chosen", [torch.tensor([0, 2]), np.array([0, 2], np.uint8), range(0, 4, 2), (2, 0)])
+def test_integers_of_any_kind_name_filters(chosen):
+    small = topoprune.remove(small_vgg(), EXAMPLE, {"features.0": chosen})
+    assert torch.equal(small.features[0].weight, small_vgg().features[0].weight[[0, 2]])
 
 
 def test_coupled_layers_must_agree():

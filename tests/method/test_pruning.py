@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from topoprune import load, study
+from topoprune import build, load, prune, save, study
 from topoprune.__main__ import main
+from topoprune.files import FileError
 from topoprune.storage import prune_file
 
 
@@ -21,12 +23,80 @@ from topoprune.storage import prune_file
         (["prune", "resnet18", "--weights", "none", "--ratio", "1"], "ratio must lie in [0, 1)"),
         (["prune", "resnet18", "--weights", "IMAGENET"], "could not load the weights IMAGENET of resnet18"),
         (["prune", "resnet18", "--weights", "x.safetensors"], "could not load the weights x.safetensors of resnet18"),
+        (["prune", "x.safetensors", "--layer-ratio", "features.0=abc"], "ratio must be a number or {pattern: number}"),
+        (["prune", "x.safetensors", "--option", "seed=1"], "unknown option seed of method 'topological'"),
+        (["prune", "x.safetensors", "--option", "types=3"], "unknown option types of method 'topological'"),
+        (
+            ["prune", "x.safetensors", "--method", "l1", "--option", "engine=NNI"],
+            "engine of 'l1' must be 'nni', or left out",
+        ),
+        (["prune", "x.safetensors", "--classes", "3"], "classes and weights are of torchvision networks"),
+        (["prune", "x.safetensors", "--weights", "none"], "classes and weights are of torchvision networks"),
     ],
 )
 def test_the_command_line_answers_a_mistake_in_one_line(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def dense(tmp_path):
+    """A file of a small network."""
+    source = {"architecture": "vgg16", "classes": 10, "width": 1 / 16}
+    save(build(**source), tmp_path / "dense.safetensors", source)
+    return tmp_path / "dense.safetensors"
+
+
+def test_a_wrong_option_of_the_search_is_answered_in_one_line(dense, tmp_path):
+    command = [sys.executable, "-m", "topoprune", "prune", dense, "--output", tmp_path / "small.safetensors"]
+    done = subprocess.run([*command, "--option", "population=abc"], capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / "small.safetensors").exists()
+    assert done.stderr.splitlines()[-1] == "topoprune: error: population must be an integer, got 'abc'"
+    assert "Traceback" not in done.stderr
+
+
+def test_linear_layers_are_pruned_from_the_command_line(dense, tmp_path, capsys):
+    output = tmp_path / "small.safetensors"
+    assert main(["prune", str(dense), "--output", str(output), "--method", "l1", "--linear"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["types"] == ["Conv2d", "Linear"] and report == json.loads((tmp_path / "small.json").read_text())
+
+
+def test_a_network_that_was_pruned_on_a_tuple_is_pruned_again(tmp_path):
+    source, images = {"architecture": "vgg16", "classes": 10, "width": 1 / 16}, (torch.randn(2, 3, 32, 32),)
+    result = prune(build(**source), images, "l1", 0.25)
+    save(result.model, tmp_path / "dense.safetensors", source, result.kept, images)
+    again, report = prune_file(str(tmp_path / "dense.safetensors"), tmp_path / "small.safetensors", "l1", flops=0.5)
+    assert report["shape"] == [3, 32, 32] and report["ratio"] is None and report["flops"] == 0.5
+    assert again.before.parameters == result.after.parameters > again.after.parameters
+    assert load(tmp_path / "small.safetensors")(images[0]).shape == (2, 10)
+    pair = [{"shape": [2, 3, 32, 32], "type": "float32"}] * 2
+    save(build(**source), tmp_path / "pair.safetensors", source | {"inputs": pair})
+    with pytest.raises(ValueError, match="pair.safetensors takes 2 inputs: prune it in Python"):
+        prune_file(str(tmp_path / "pair.safetensors"), tmp_path / "small.safetensors", "l1")
+
+
+def test_a_file_of_somebody_else_is_not_to_be_deleted(tmp_path, capsys):
+    save_file({"weight": torch.ones(3)}, tmp_path / "own.safetensors")
+    assert main(["prune", str(tmp_path / "own.safetensors")]) == 2
+    error = capsys.readouterr().err
+    assert "own.safetensors is no file of topoprune" in error and "delete" not in error
+    save(nn.Conv2d(3, 8, 3), tmp_path / "own.safetensors")
+    assert main(["prune", str(tmp_path / "own.safetensors")]) == 2
+    assert "does not say which network it holds: save it with source" in capsys.readouterr().err
+    (tmp_path / "a file").touch()
+    with pytest.raises(FileError, match="cannot write .*x.safetensors.*choose another folder, then run again$"):
+        save(nn.Conv2d(3, 8, 3), tmp_path / "a file" / "x.safetensors")
+
+
+def test_an_interrupted_choice_does_not_promise_to_continue(dense, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("topoprune.storage.prune", interrupted)
+    assert main(["prune", str(dense)]) == 130
+    assert capsys.readouterr().err == "topoprune: interrupted\n"
 
 
 def test_a_pruned_file_is_a_smaller_network_that_loads(tmp_path, capsys):

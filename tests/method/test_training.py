@@ -1,9 +1,9 @@
 """Training learns, repeats itself bit for bit, continues where it stopped, and takes data and networks of any kind."""
 
+import copy
 import os
 from dataclasses import dataclass, replace
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -101,17 +101,32 @@ def test_the_rate_rises_and_then_falls(warmup, progress):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"epochs": -1}, "epochs must be at least 0, got -1"),
-        ({"epochs": 1, "batch": 0}, "batch must be at least 1, got 0"),
+        ({"epochs": -1}, "epochs must be an integer of at least 0, got -1"),
+        ({"epochs": 1.5}, "epochs must be an integer of at least 0, got 1.5"),
+        ({"epochs": 2.0}, "epochs must be an integer of at least 0, got 2.0"),
+        ({"epochs": 1, "batch": 0}, "batch must be an integer of at least 1, got 0"),
+        ({"epochs": 1, "batch": 1.5}, "batch must be an integer of at least 1, got 1.5"),
         ({"epochs": 1, "warmup": 1.0}, r"warmup must lie in \[0, 1\), got 1.0"),
-        ({"epochs": 1, "cutout": -1}, "cutout must be at least 0, got -1"),
-        ({"epochs": 1, "shift": -1}, "shift must be at least 0, got -1"),
-        ({"epochs": 1, "peak_rate": -0.1}, "peak_rate must be at least 0, got -0.1"),
+        ({"epochs": 1, "momentum": -1.0}, r"momentum must lie in \[0, 1\), got -1.0"),
+        ({"epochs": 1, "momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ({"epochs": 1, "cutout": -1}, "cutout must be an integer of at least 0, got -1"),
+        ({"epochs": 1, "shift": 0.5}, "shift must be an integer of at least 0, got 0.5"),
+        ({"epochs": 1, "peak_rate": -0.1}, "peak_rate must be a finite number of at least 0, got -0.1"),
         ({"epochs": 1, "distillation": 1.1}, r"distillation must lie in \[0, 1\], got 1.1"),
+        ({"epochs": 1, "label_smoothing": 3.0}, r"label_smoothing must lie in \[0, 1\], got 3.0"),
         ({"epochs": 1, "temperature": 0.0}, "temperature must be a positive number, got 0.0"),
+        *[
+            ({"epochs": 1, name: value}, f"{name} must be a finite number of at least 0, got {value}")
+            for name in ("peak_rate", "weight_decay", "muon_rate", "muon_decay")
+            for value in (float("nan"), float("inf"), -1.0)
+        ],
+        *[
+            ({"epochs": 1, name: float("nan")}, f"{name} must .*, got nan")
+            for name in ("warmup", "momentum", "label_smoothing", "distillation", "temperature")
+        ],
     ],
 )
-def test_a_recipe_out_of_range_is_refused(fields, message):
+def test_a_recipe_out_of_range_is_refused(fields, message, unchecked_types):
     with pytest.raises(ValueError, match=message):
         Recipe(**fields)
 
@@ -435,6 +450,17 @@ def test_networks_of_any_dimension_are_trained(build, shape, recipe):
     assert recalibrate(model, data) is model
 
 
+def test_fast_training_changes_the_layout_of_images_alone(monkeypatch):
+    monkeypatch.setattr("topoprune.training.keep_memory", lambda: None)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.Flatten(2), nn.Unflatten(2, (2, -1)))
+    model.extend([nn.Conv2d(4, 5, (1, 3)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)])
+    expected, data = copy.deepcopy(model), loader(shape=(1, 4, 5, 6))
+    assert outcome(train(model, data, RECIPE, data, fast=True)) == outcome(train(expected, data, RECIPE, data))
+    assert model[0].weight.is_contiguous() and same(model, expected)
+    assert model[5].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_network_that_views_its_activations_keeps_its_layout():
     """`view` refuses channels_last activations, which only `fast` asks for."""
 
@@ -478,6 +504,18 @@ def test_a_network_in_evaluation_mode_is_trained_and_left_in_it():
     assert same(model, expected)
 
 
+def one_hot() -> list:
+    return [(images, nn.functional.one_hot(labels, 3).float()) for images, labels in DataLoader(samples(), 16)]
+
+
+def test_class_probabilities_are_labels_of_the_training_data():
+    model, expected = network(), network()
+    history = train(model, one_hot(), RECIPE, loader())
+    assert history[-1].validation == accuracy(model, loader())
+    wanted = train(expected, DataLoader(samples(), 16), RECIPE)
+    assert [epoch.loss for epoch in history] == pytest.approx([epoch.loss for epoch in wanted], rel=1e-2)
+
+
 def sharing_storage(model):
     """Another network whose last weights lie where those of `model` do."""
     teacher = network(1)
@@ -496,6 +534,19 @@ def sharing_storage(model):
         (lambda: recalibrate(network(), []), "the data have no batches"),
         (lambda: accuracy(network(), [torch.zeros(2, 3, 8, 8)]), r"pair \(inputs, labels\), got Tensor"),
         (lambda: train(network(), [(1, 2, 3)], RECIPE), r"a batch must be a pair \(inputs, labels\), got tuple"),
+        *[
+            (lambda labels=labels: accuracy(nn.Identity(), [(torch.eye(3), labels)]), message)
+            for labels, message in (
+                (torch.eye(3), r"\(b, classes\), got shapes \(3, 3\) and \(3, 3\): pass labels.argmax\(1\) of one-hot"),
+                (torch.zeros(3, 1), r"got shapes \(3, 1\) and \(3, 3\): .* labels.squeeze\(1\) of a column"),
+                (torch.tensor([0]), r"got shapes \(1,\) and \(3, 3\)"),
+                (torch.tensor(0), r"got shapes \(\) and \(3, 3\)"),
+                (torch.zeros(1, 3), r"got shapes \(1, 3\) and \(3, 3\)"),
+            )
+        ],
+        (lambda: accuracy(nn.Identity(), [(torch.zeros(4), torch.zeros(4))]), r"got shapes \(4,\) and \(4,\)"),
+        (lambda: accuracy(nn.Identity(), [(torch.zeros(0, 3), torch.zeros(0))]), "the data have no labels"),
+        (lambda: train(network(), loader(), RECIPE, one_hot()), "labels must be class numbers"),
         (lambda: train(network().requires_grad_(False), loader(), RECIPE), "nothing to train: no parameter"),
         (lambda: train(network(), loader(), TAUGHT), "a recipe with distillation needs a teacher"),
         (
@@ -530,13 +581,9 @@ def test_data_and_networks_that_cannot_be_used_are_refused_in_one_line(call, mes
     assert "\n" not in str(caught.value)
 
 
-def test_a_teacher_that_is_a_function_is_refused():
-    jaxtyping.config.update("jaxtyping_disable", True)  # the types that tests check would refuse it first
-    try:
-        with pytest.raises(ValueError, match=r"teacher must be an nn\.Module, got function: wrap it in a module"):
-            train(network(), loader(), TAUGHT, teacher=lambda x: x)
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+def test_a_teacher_that_is_a_function_is_refused(unchecked_types):
+    with pytest.raises(ValueError, match=r"teacher must be an nn\.Module, got function: wrap it in a module"):
+        train(network(), loader(), TAUGHT, teacher=lambda x: x)
 
 
 def test_a_network_that_answers_with_more_than_scores_is_refused():
@@ -682,6 +729,23 @@ def test_on_cuda_a_step_that_cannot_be_captured_is_launched(deterministic):
         found = outcome(train(waiting, loader(), RECIPE, fast=True))
     assert found == outcome(train(usual, loader(), RECIPE, fast=True))
     assert same(waiting.inner, usual)
+
+
+@pytest.mark.parametrize("inputs", [(torch.ones(1),), [torch.ones(1)], {"images": torch.ones(1)}])
+def test_a_step_of_several_arguments_is_not_captured(inputs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    kind = type(inputs).__name__
+    with pytest.warns(UserWarning, match=f"without a CUDA graph, .*: its inputs are a {kind}, not one tensor"):
+        assert captured(one_hot, network(), inputs, torch.ones(1)) is one_hot
+
+
+@CUDA
+@pytest.mark.parametrize("kind", ["tuples", "dicts"])
+def test_on_cuda_a_network_of_several_arguments_is_trained(kind, deterministic):
+    model, expected = network(dropout=0.0).cuda(), network(dropout=0.0).cuda().to(memory_format=torch.channels_last)
+    with pytest.warns(UserWarning, match="without a CUDA graph"):
+        found = outcome(train(model, batches_of(kind), RECIPE, fast=True))
+    assert found == outcome(train(expected, batches_of("list"), RECIPE)) and same(model, expected)
 
 
 @CUDA

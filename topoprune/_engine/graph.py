@@ -3,19 +3,20 @@
 import gc
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Step = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[[Any, Tensor], Tensor]
 """(inputs, labels) -> loss. A step sets the gradients of the network."""
 
 
-def captured(step: Step, model: nn.Module, inputs: Tensor, labels: Tensor) -> Step:
+def captured(step: Step, model: nn.Module, inputs: Any, labels: Tensor) -> Step:
     """Capture one training step as a CUDA graph. Gradients and loss live in fixed buffers.
 
     A step is some hundred short kernels: launching them one by one takes longer than running them. A step that waits
-    for the device cannot be captured: it is returned as it is, with a warning.
+    for the device, or whose inputs are not one tensor, cannot be captured: it is returned as it is, with a warning.
 
     Args:
         step: uses `model`, which is in training mode.
@@ -25,6 +26,8 @@ def captured(step: Step, model: nn.Module, inputs: Tensor, labels: Tensor) -> St
         A step that raises ValueError for a batch of another size.
     """
     try:
+        if not isinstance(inputs, Tensor):
+            raise RuntimeError(f"its inputs are a {type(inputs).__name__}, not one tensor")
         with torch.cuda.device(labels.device):  # need not be the current one
             return _captured(step, model, inputs.clone(), labels.clone())
     except RuntimeError as error:

@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from topoprune._engine.convolutions import SmallAsProducts
+from topoprune._engine.convolutions import LARGEST, SmallAsProducts
 
 
 def default_device() -> str:
@@ -44,7 +44,7 @@ def product_columns(device: str) -> int:
     """
     if device != "cpu" or precision(device) is not torch.bfloat16:
         return 0
-    return 4 if torch.cpu._is_amx_tile_supported() else 2
+    return LARGEST if torch.cpu._is_amx_tile_supported() else 2
 
 
 @contextlib.contextmanager
