@@ -70,9 +70,9 @@ OVERFLOWING = """() => {
 }"""
 
 
-@pytest.mark.parametrize(("page", "width", "theme"), by_page(*((w, theme) for w in WIDTHS for theme in THEMES)))
-def test_nothing_runs_out_of_its_column(views, page, width, theme):
-    tab = views(page, theme).page
+@pytest.mark.parametrize(("page", "width"), by_page(*((width,) for width in WIDTHS)))
+def test_nothing_runs_out_of_its_column(views, page, width):
+    tab = views(page, "light").page  # a theme changes colours alone
     tab.set_viewport_size({"width": width, "height": 900})
     try:
         found = tab.evaluate(OVERFLOWING)
