@@ -158,8 +158,8 @@ def explains(records: Sequence[Record], plan: Profile) -> dict:
         "effect": "" if row is None else f"{row['effect']:+.2f} points for one SD ({_TARGET_NAMES[target]})",
         "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
-        "tally": f"{said.count(SUPPORTED)} of {len(said)} targets speak for it; against it are "
-        f"{said.count(NOT_SUPPORTED)}, where a simpler loss does as well or the sign is wrong",
+        "tally": f"{said.count(SUPPORTED)} of {len(said)} targets speak for it, {said.count(NOT_SUPPORTED)} against: "
+        "there a simpler loss does as well, or the sign is wrong",
         "verdict": verdict,
         **in_numbers(row, "points per SD", below=True, effect="effect"),
         "cells": _of_planned(on_record, planned),

@@ -20,8 +20,9 @@ def widths_compared(narrow: Sequence[Record], wide: Sequence[Record]) -> pd.Data
 
     Returns:
         A row for each cell that `wide` has: claim; compared; narrow and wide (mean differences in points of test
-        accuracy); low, high (where the wide mean would lie if width made no difference: the 95 % prediction interval
-        from the narrow networks); inside ("yes", "no", or "" without an interval); narrow networks, wide networks.
+        accuracy); low, high (where the wide mean would lie if neither width nor recipe made a difference: the 95 %
+        prediction interval from the narrow networks); inside ("yes", "no", or "" without an interval); narrow
+        networks, wide networks.
     """
     of_narrow, of_wide = _cells(narrow), _cells(wide)
     table = of_wide.merge(of_narrow, on=_CELL, how="left", suffixes=(" wide", " narrow"))
