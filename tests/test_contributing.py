@@ -24,6 +24,12 @@ def test_every_file_that_is_named_exists(text):
     assert [name for name in sorted(named) if not (ROOT / name).exists() and "*" not in name] == []
 
 
+def test_the_map_of_the_method_names_each_of_its_files():
+    table = CONTRIBUTING.partition("### Inside the method")[2].partition("## ")[0]
+    files = {path.name for path in (ROOT / "topoprune").glob("*.py") if not path.name.startswith("__")}
+    assert sorted(re.findall(r"`(\w+\.py)`", table)) == sorted(files)
+
+
 def test_the_test_that_is_named_exists():
     (named,) = re.findall(r"pytest (\S+)::(\w+)", CONTRIBUTING)
     tree = ast.parse((ROOT / named[0]).read_text())

@@ -7,12 +7,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from topoprune.costs import Cost, cost, flops
+    from topoprune.coupling import Coupling
     from topoprune.cover import MergeTree, covering_radius, merge_tree
     from topoprune.fitness import Fitness, diagram_distance, diagrams, distance_matrix
     from topoprune.functional import Responses, responses
     from topoprune.genetic import Search
     from topoprune.models import build
-    from topoprune.network import Cost, Coupling, PruningWarning, cost, couplings, flops, remove, structure
+    from topoprune.network import PruningWarning, couplings, remove, structure
     from topoprune.pruning import Pruned, prune
     from topoprune.selection import Selection, run_selection, select
     from topoprune.storage import load, prune_file, save
@@ -54,12 +56,14 @@ __all__ = [
     "train",
 ]
 _MODULES = {
+    "costs": ("Cost", "cost", "flops"),
+    "coupling": ("Coupling",),
     "cover": ("MergeTree", "covering_radius", "merge_tree"),
     "fitness": ("Fitness", "diagram_distance", "diagrams", "distance_matrix"),
     "functional": ("Responses", "responses"),
     "genetic": ("Search",),
     "models": ("build",),
-    "network": ("Cost", "Coupling", "PruningWarning", "cost", "couplings", "flops", "remove", "structure"),
+    "network": ("PruningWarning", "couplings", "remove", "structure"),
     "pruning": ("Pruned", "prune"),
     "selection": ("Selection", "run_selection", "select"),
     "storage": ("load", "prune_file", "save"),

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
-from topoprune import network
-from topoprune.network import Coupling
+from topoprune.costs import flops, latency_ms
+from topoprune.coupling import Coupling
+from topoprune.cutting import without
+from topoprune.passes import copied, first_inputs
 
 TARGETS = ("flops", "parameters", "latency_ms")
 
@@ -173,21 +175,21 @@ def measures(
             for c, stays in zip(couplings, chosen, strict=True)
             if len(stays) < c.choices
         }
-        small = network.without(outline, removed)
+        small = without(outline, removed)
         if what == "parameters":
             return sum(parameter.numel() for parameter in small.parameters())
-        return network.flops(small, inputs) if what == "flops" else network.latency_ms(small, inputs)
+        return flops(small, inputs) if what == "flops" else latency_ms(small, inputs)
 
     return measure
 
 
 def _outline(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
     """The network and one input without values, where it runs so."""
-    one = network.first_inputs(example_inputs, 1)
-    outline = network.copied(model).to("meta")
+    one = first_inputs(example_inputs, 1)
+    outline = copied(model).to("meta")
     shapes = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), one)
     try:
-        network.flops(outline, shapes)
+        flops(outline, shapes)
     except ValueError:
         return model, one
     return outline, shapes

@@ -20,8 +20,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
+from topoprune.coupling import Coupling, scores
 from topoprune.functional import Responses, stand_in
-from topoprune.network import Coupling, run, scores
+from topoprune.passes import run
 
 
 def l1(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:

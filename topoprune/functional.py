@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from topoprune.network import LAYERS, Coupling, batch_size, run, running_copy, some_inputs, unwrapped
+from topoprune.coupling import LAYERS, Coupling
+from topoprune.passes import batch_size, run, running_copy, some_inputs, unwrapped
 
 BATCH = 128
 """Inputs of one forward pass."""

@@ -12,8 +12,11 @@ from torch import nn
 
 from topoprune.budget import TARGETS, absolute_target, ratio_of, ratios_of, target_of
 from topoprune.compensation import check_images
+from topoprune.costs import Cost, cost, flops
+from topoprune.coupling import LAYERS, Kept, width
 from topoprune.genetic import check_number
-from topoprune.network import LAYERS, Cost, Kept, cost, first_inputs, flops, remove, width
+from topoprune.network import remove
+from topoprune.passes import first_inputs
 from topoprune.selection import NETWORK_CRITERIA, check_arguments, ignored_layers, run_selection
 
 TIMED = 64

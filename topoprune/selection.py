@@ -16,9 +16,10 @@ from torch import nn
 from tqdm import tqdm
 
 from topoprune import budget, criteria
+from topoprune.coupling import LAYERS, Coupling, Kept, width
 from topoprune.functional import responses
 from topoprune.genetic import Search, check_number
-from topoprune.network import LAYERS, Coupling, Kept, PruningWarning, structure, width
+from topoprune.network import PruningWarning, structure
 from topoprune.topological import METRIC, among_living, points, topological
 
 LAYER_CRITERIA: dict[str, Callable] = {

@@ -18,8 +18,10 @@ from torch.utils._pytree import tree_leaves
 
 from topoprune import files
 from topoprune.budget import TARGETS
+from topoprune.coupling import Kept
 from topoprune.models import build
-from topoprune.network import Kept, copied, remove
+from topoprune.network import remove
+from topoprune.passes import copied
 from topoprune.pruning import Pruned, prune
 from topoprune.selection import is_functional
 

@@ -12,10 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from topoprune import genetic
+from topoprune.coupling import LAYERS, Coupling
 from topoprune.cover import COVERS, covered
 from topoprune.fitness import Fitness, distance_matrix
 from topoprune.functional import batched, responses, stand_in
-from topoprune.network import LAYERS, Coupling, run, structure
+from topoprune.network import structure
+from topoprune.passes import run
 
 ACTIVATION_SIDE = 4
 """Activations are averaged to at most this many positions along each axis of an image."""

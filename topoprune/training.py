@@ -28,7 +28,7 @@ from topoprune._engine.graph import Step, captured
 from topoprune._engine.memory import keep_memory
 from topoprune._engine.muon import Muon
 from topoprune._engine.precision import autocast
-from topoprune.network import call, copied_inputs, evaluating
+from topoprune.passes import call, copied_inputs, evaluating
 
 CHECKPOINT_SETTINGS = (
     "epochs batch peak_rate warmup momentum weight_decay label_smoothing shift muon_rate muon_decay cutout"

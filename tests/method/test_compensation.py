@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 import topoprune
-from topoprune import compensation, pruning
+from topoprune import compensation, consumers, pruning, unfolding, unlabelled
 from topoprune.network import structure
 from topoprune.regression import RIDGES, Moments, regression
 
@@ -122,7 +122,7 @@ def test_patches_times_the_weight_are_the_outputs(data, dims, mode, same):
     stride = 1 if same else sizes(1, 3)
     layer = kind(2, 3, sizes(1, 3), stride, padding, sizes(1, 2), bias=False, padding_mode=mode)
     maps = torch.randn(2, 2, *sizes(5, 7))
-    patches = compensation._patches(layer, maps).flatten(2 + dims).movedim(1, -2).flatten(-2)
+    patches = unfolding.patches(layer, maps).flatten(2 + dims).movedim(1, -2).flatten(-2)
     with torch.no_grad():
         outputs = layer(maps).movedim(1, -1)
         torch.testing.assert_close(patches @ layer.weight.flatten(1).T, outputs, rtol=1e-4, atol=1e-5)
@@ -369,7 +369,7 @@ def test_images_in_order_are_dealt_to_all_batches():
     torch.manual_seed(0)
     inputs = images(600)
     bright = torch.linspace(0.1, 3, 600).view(-1, 1, 1, 1)
-    parts = compensation._batches(inputs * bright, nn.Conv2d(3, 2, 1))
+    parts = unlabelled.batches_of(inputs * bright, nn.Conv2d(3, 2, 1))
     assert [len(part) for part in parts] == [200] * 3
     spread = [part.std().item() for part in parts]
     assert max(spread) < 1.02 * min(spread)
@@ -378,9 +378,9 @@ def test_images_in_order_are_dealt_to_all_batches():
 
 def test_inputs_that_are_not_by_images_go_with_every_part():
     batches = [{"x": images(300), "scale": torch.tensor(2.0)}, {"x": images(1), "scale": torch.tensor(2.0)}]
-    found = compensation._batches(batches, nn.Conv2d(3, 2, 1))
+    found = unlabelled.batches_of(batches, nn.Conv2d(3, 2, 1))
     assert [len(part["x"]) for part in found] == [150, 150, 1] and all(part["scale"] == 2 for part in found)
-    different = compensation._batches([images(5, 3, 8, 8), images(6, 3, 9, 9), images(7, 3, 9, 9)], nn.Conv2d(3, 2, 1))
+    different = unlabelled.batches_of([images(5, 3, 8, 8), images(6, 3, 9, 9), images(7, 3, 9, 9)], nn.Conv2d(3, 2, 1))
     assert [tuple(part.shape) for part in different] == [(5, 3, 8, 8), (13, 3, 9, 9)]
 
 
@@ -526,9 +526,9 @@ def test_too_wide_regressions_are_by_channels_or_not_at_all(monkeypatch, caplog)
     model, inputs = Flattened().eval(), images(96, 3, 16, 16)
     kept = topoprune.select(model, inputs[:2], "l1", 0.5)
     with caplog.at_level(logging.INFO, "topoprune"):
-        monkeypatch.setattr(compensation, "WIDEST", 50)
+        monkeypatch.setattr(consumers, "WIDEST", 50)
         by_channels = topoprune.remove(model, inputs[:2], kept, compensate=inputs)
-        monkeypatch.setattr(compensation, "WIDEST", 7)
+        monkeypatch.setattr(consumers, "WIDEST", 7)
         topoprune.remove(model, inputs[:2], kept, compensate=inputs)
     assert "three is compensated by channels: no regression on 72 inputs" in caplog.text
     assert "three is not compensated: a regression on 8 inputs is too large" in caplog.text

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from topoprune import build
-from topoprune.network import flops
+from topoprune.costs import flops
 
 
 def test_vgg16_has_the_size_that_the_literature_names():

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import topoprune
+from topoprune.costs import flops, latency_ms
 from topoprune.models import build
-from topoprune.network import batch_size, couplings, first_inputs, flops, latency_ms, structure
+from topoprune.network import couplings, structure
+from topoprune.passes import batch_size, first_inputs
 
 EXAMPLE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

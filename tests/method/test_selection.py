@@ -11,8 +11,9 @@ from torch import nn
 
 import topoprune
 from topoprune import fitness, genetic
+from topoprune.costs import flops
 from topoprune.models import build
-from topoprune.network import couplings, flops, remove
+from topoprune.network import couplings, remove
 from topoprune.selection import NETWORK_CRITERIA, NNI_PRUNERS
 from topoprune.study import LAYERWISE
 from topoprune.topological import points

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from topoprune import network, training
+from topoprune import training
+from topoprune.costs import Cost, cost
+from topoprune.coupling import Kept
 from topoprune.measure.loops import our_loop
 from topoprune.measure.machine import Row
 from topoprune.measure.processes import new_processes, wait_for_the_others
@@ -20,7 +22,7 @@ from topoprune.measure.workload import (
     seconds_per_image,
     synthetic_data,
 )
-from topoprune.network import Cost
+from topoprune.network import couplings, remove
 from topoprune.selection import run_selection
 
 TRIAL_EPOCHS, TRIAL_IMAGES, EVALUATED_IMAGES = 5, 45_000, 15_000
@@ -33,12 +35,12 @@ def removal(workload: Workload) -> list[Row]:
     data, dense = workload.resident_data(), workload.network()
     images = data.example(workload.batch)
     cases = [(0.0, 1), *((ratio, multiple) for ratio in workload.ratios for multiple in workload.multiples)]
-    networks = {case: network.remove(dense, images, first_filters(dense, images, *case)) for case in cases}
+    networks = {case: remove(dense, images, first_filters(dense, images, *case)) for case in cases}
     for pruned in networks.values():
         our_loop(pruned, data, replace(workload, images=workload.batch))  # warms up
     rounds = [
         {
-            case: (our_loop(pruned, data, workload), network.cost(pruned, images, workload.seconds))
+            case: (our_loop(pruned, data, workload), cost(pruned, images, workload.seconds))
             for case, pruned in networks.items()
         }
         for _ in range(workload.rounds)
@@ -47,7 +49,7 @@ def removal(workload: Workload) -> list[Row]:
     return [_compared_with(rows[0], row) for row in rows]
 
 
-def first_filters(model: nn.Module, images: Tensor, ratio: float, multiple: int) -> network.Kept:
+def first_filters(model: nn.Module, images: Tensor, ratio: float, multiple: int) -> Kept:
     """Keep the first filters of each layer. Which ones are kept does not change the cost.
 
     Args:
@@ -56,8 +58,8 @@ def first_filters(model: nn.Module, images: Tensor, ratio: float, multiple: int)
         ratio: share of the filters to remove; `int(n * ratio)` of n go.
         multiple: the number of kept filters is rounded up to a multiple of this.
     """
-    kept: network.Kept = {}
-    for coupling in network.couplings(model, images):
+    kept: Kept = {}
+    for coupling in couplings(model, images):
         n = coupling.choices
         count = min(n, math.ceil((n - int(n * ratio)) / multiple) * multiple)
         kept |= {layer: list(range(count)) for layer in coupling.layers}
@@ -182,14 +184,14 @@ def _trial(share: Share, search: dict[str, Any]) -> Row:
     wait_for_the_others()
     before = reset_peak_memory(share.device)
     selection = run_selection(dense, images, "topological", 0.5, **search)
-    pruned = network.remove(dense, images, selection.kept)
+    pruned = remove(dense, images, selection.kept)
     recalibrating = workload.seconds_of(
         lambda: training.recalibrate(pruned, data.train.batches(share.batch), share.images // share.batch)
     )
     recipe = replace(workload.recipe, muon_rate=0.01)  # Muon, as in the study's fine-tuning
     tuning = min(seconds_per_image(pruned, data, recipe) for _ in range(3))  # the first is slower
     evaluating = workload.seconds_of(lambda: training.accuracy(pruned, data.train.batches()))
-    filters = [coupling.choices for coupling in network.couplings(dense, images)]
+    filters = [coupling.choices for coupling in couplings(dense, images)]
     return {
         "filters": sum(filters),
         "widest layer": max(filters),

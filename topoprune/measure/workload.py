@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from topoprune import models, network
+from topoprune import models
+from topoprune.costs import flops
 from topoprune.measure.machine import peak_memory, resident_memory
 from topoprune.study import datasets
 from topoprune.study.images import Data, Split
@@ -133,7 +134,7 @@ def first_images(split: Split, count: int) -> Split:
 def multiply_adds(model: nn.Module) -> int:
     """Multiply-adds of one forward pass on one 32 x 32 image."""
     image = torch.zeros(1, 3, 32, 32, device=next(model.parameters()).device)
-    return network.cost(model, image, seconds=0.001).flops
+    return flops(model, image)
 
 
 def seconds_per_image(model: nn.Module, data: Data, recipe: Recipe) -> float:

@@ -147,13 +147,23 @@ def _markdown(table: pd.DataFrame) -> str:
         table = table.assign(ratio=table["ratio"].map("{:g}".format))
     header = "| " + " | ".join(map(str, table.columns)) + " |"
     rule = "|" + "---|" * len(table.columns)
-    rows = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in table.itertuples(index=False)]
+    decimals = [_decimals(table.iloc[:, i]) for i in range(len(table.columns))]
+    rows = ["| " + " | ".join(map(_cell, row, decimals)) + " |" for row in table.astype(object).itertuples(index=False)]
     return "\n".join([header, rule, *(rows or ["| none |" + " |" * (len(table.columns) - 1)])])
 
 
-def _cell(value) -> str:
+def _decimals(column: pd.Series) -> int | None:
+    """Decimals that a column was rounded to, if these are one or two; else None."""
+    if not pd.api.types.is_float_dtype(column):
+        return None
+    return next((n for n in (1, 2) if column.round(n).equals(column) and not column.round().equals(column)), None)
+
+
+def _cell(value, decimals: int | None) -> str:
     if not isinstance(value, float):
         return str(value).replace(" ± ", " ±\N{NO-BREAK SPACE}")
     if np.isnan(value):
         return ""
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+    if decimals is None:
+        decimals = 3 if abs(value) < 1 else 2
+    return f"{value:.{decimals}f}"

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from topoprune import fitness
-from topoprune.network import Kept, couplings
+from topoprune.coupling import Kept
+from topoprune.network import couplings
 from topoprune.study.images import Data
 from topoprune.topological import points
 

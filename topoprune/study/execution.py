@@ -13,7 +13,8 @@ import torch
 
 from topoprune import files
 from topoprune._engine.precision import default_device
-from topoprune.network import cost, remove
+from topoprune.costs import cost
+from topoprune.network import remove
 from topoprune.study import datasets
 from topoprune.study.choice import chosen_once
 from topoprune.study.clouds import describe_clouds

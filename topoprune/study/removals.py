@@ -8,10 +8,11 @@ from torch import nn
 
 from topoprune import files
 from topoprune.compensation import MODES
+from topoprune.coupling import Kept
 from topoprune.cover import covering_radius, replacement_costs
 from topoprune.fitness import distance_matrix
 from topoprune.functional import responses
-from topoprune.network import Kept, couplings, remove
+from topoprune.network import couplings, remove
 from topoprune.study.choice import FUNCTIONAL_IMAGES, choose
 from topoprune.study.damage import damage_by_layer
 from topoprune.study.images import CALIBRATION, Data

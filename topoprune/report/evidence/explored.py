@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
+from topoprune.costs import flops
 from topoprune.models import build
-from topoprune.network import flops, remove
+from topoprune.network import remove
 from topoprune.report.evidence.beyond import FUNCTIONAL
 from topoprune.report.evidence.beyond_claims import NOT_ON_RECORD, points
 from topoprune.report.evidence.statistics import paired_difference

@@ -1,0 +1,131 @@
+"""The layers that read removed channels, and how each of them can be refitted."""
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from topoprune.channels import Axis
+from topoprune.coupling import LAYERS, Coupling
+
+WIDEST = 8192  # inputs of a regression; each of its matrices then takes half a GiB
+
+_LOG = logging.getLogger("topoprune")
+_STOCK = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@dataclass(eq=False)
+class Consumer:
+    """A weight to refit.
+
+    Attributes:
+        layer: name of the first module that has the weight.
+        names: of all modules that have it.
+        mode: "channels" or "convolution".
+        groups: of a grouped convolution; else 1.
+        centred: whether a bias or a BatchNorm can absorb the means.
+        inputs, by_channels: number of inputs of one regression, and what it would be in mode "channels".
+        outputs: (o,) kept indices of the weight's output axis.
+        dense, pruned: (channels, positions) where a linear layer reads its inputs, before and after pruning.
+        kept: (k,) input channels that are kept, of each group.
+        absorbed: whether a BatchNorm absorbs the means of the outputs.
+        calls: in the forward pass of each batch.
+        rows: of the regression.
+    """
+
+    layer: str
+    names: list[str]
+    mode: str
+    groups: int
+    centred: bool
+    inputs: int
+    by_channels: int
+    outputs: Tensor
+    dense: Tensor
+    pruned: Tensor
+    kept: Tensor
+    absorbed: bool = False
+    calls: list[int] = field(default_factory=list)
+    rows: int = 0
+
+
+def consumers_of(
+    dense: nn.Module, pruned: nn.Module, removed: dict[Coupling, np.ndarray], mode: str, follows: dict[str, str]
+) -> list[Consumer]:
+    """The layers that read removed channels and can be refitted."""
+    found = []
+    for axis in sorted({axis for coupling in removed for axis in coupling.readers}):
+        layer, _, parameter = axis.tensor.rpartition(".")
+        module: Any = dense.get_submodule(layer)
+        if not (isinstance(module, LAYERS) and parameter == "weight"):
+            _LOG.info("%s is not compensated: it is not the weight of a convolution or a linear layer", axis.tensor)
+            continue
+        owners = _owners(dense, "weight", module.weight)
+        inputs, own_mode = pruned.get_parameter(axis.tensor)[0].numel(), mode
+        if mode == "convolution" and (inputs > WIDEST or not all(is_regression(own) for own in owners.values())):
+            _LOG.info("%s is compensated by channels: no regression on %d inputs gives its outputs", layer, inputs)
+            own_mode = "channels"
+        centred = module.bias is not None or layer in follows
+        consumer = _consumer(axis, module, list(owners), own_mode, centred, removed)
+        consumer.absorbed = layer in follows
+        if any(getattr(own, "bias", None) is not module.bias for own in owners.values()):
+            _LOG.info("%s is not compensated: %s share a weight but not a bias", layer, ", ".join(owners))
+        elif module.bias is not None and len(with_bias := _owners(dense, "bias", module.bias)) > len(owners):
+            _LOG.info("%s is not compensated: %s share a bias but not a weight", layer, ", ".join(with_bias))
+        elif consumer.inputs > WIDEST:
+            _LOG.info("%s is not compensated: a regression on %d inputs is too large", layer, consumer.inputs)
+        else:
+            found.append(consumer)
+    return found
+
+
+def _owners(network: nn.Module, name: str, parameter: Tensor) -> dict[str, nn.Module]:
+    """The modules that have a parameter under a name."""
+    return {layer: module for layer, module in network.named_modules() if getattr(module, name, None) is parameter}
+
+
+def is_regression(module: Any) -> bool:
+    """Whether the outputs of a layer are products of its weight and patches of its inputs, as PyTorch's are."""
+    own = type(module).forward, getattr(type(module), "_conv_forward", None)
+    return any(own == (stock.forward, getattr(stock, "_conv_forward", None)) for stock in _STOCK)
+
+
+def _consumer(
+    axis: Axis, module: Any, names: list[str], mode: str, centred: bool, removed: dict[Coupling, np.ndarray]
+) -> Consumer:
+    groups, sizes = getattr(module, "groups", 1), module.weight.shape
+    outputs, kept = (_kept(removed, Axis(axis.tensor, at), sizes[at]) for at in (1 - axis.axis, axis.axis))
+    order = every = np.arange(sizes[axis.axis] // (groups if axis.axis == 0 else 1))[:, None]
+    if isinstance(module, nn.Linear):
+        every = _flattened(removed, axis, sizes[1])
+    by_channels = int(np.isin(every[:, 0], kept).sum())
+    if mode == "channels":
+        order = every
+    stays = np.flatnonzero(np.isin(order[:, 0], kept))
+    inputs = by_channels if mode == "channels" else len(stays) * math.prod(sizes[2:])
+    indices = outputs, order, np.searchsorted(kept, order[stays]), stays
+    tensors: Any = [torch.as_tensor(index, device=module.weight.device) for index in indices]
+    return Consumer(axis.tensor.rpartition(".")[0], names, mode, groups, centred, inputs, by_channels, *tensors)
+
+
+def _kept(removed: dict[Coupling, np.ndarray], axis: Axis, size: int) -> np.ndarray:
+    """The indices of an axis that are not removed."""
+    found = [(coupling.slices[axis], gone) for coupling, gone in removed.items() if axis in coupling.slices]
+    lost = [indices[np.isin(choices, gone)] for (choices, indices), gone in found]
+    return np.setdiff1d(np.arange(size), np.concatenate([np.empty(0, int), *lost]))
+
+
+def _flattened(removed: dict[Coupling, np.ndarray], axis: Axis, size: int) -> np.ndarray:
+    """(channels, positions) of inputs: one position, unless all channels are flattened over the same number of them."""
+    blocks = []
+    for choices, indices in [coupling.slices[axis] for coupling in removed if axis in coupling.slices]:
+        counts = np.unique(choices, return_counts=True)[1]
+        if (counts == counts[0]).all():
+            blocks.append(indices[np.argsort(choices, kind="stable")].reshape(-1, counts[0]))
+    if len({block.shape[1] for block in blocks}) == 1 and sum(block.size for block in blocks) == size:
+        return np.concatenate(blocks)
+    return np.arange(size)[:, None]

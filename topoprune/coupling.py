@@ -1,0 +1,146 @@
+"""Filters that can only be removed together, made of the channels that a trace has linked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from topoprune.channels import Axis, Channels, Writer
+from topoprune.passes import unwrapped
+
+Kept = dict[str, list[int]]
+"""Layer name -> sorted indices of its kept filters."""
+
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+"""Layers whose filters (output channels) can be removed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """Filters that can only be removed together.
+
+    Each of its `choices` is removed or kept as one: one filter of an ordinary convolution, one of each layer that a
+    residual addition joins, the same position of every group of a grouped convolution.
+
+    Attributes:
+        members: layer -> (choices, m) indices of its filters that go with each choice, the first layer first.
+        sizes: layer -> number of all of its filters.
+        slices: axis of a parameter or buffer -> (2, k) rows of choices and of the indices that go with them.
+        readers: those of the axes that belong to weights which read the channels.
+        norms: normalisation without parameters or buffers -> (2, k) rows, as in `slices`.
+
+    Example:
+        >>> from topoprune import couplings
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 3))
+        >>> first = couplings(model, torch.randn(2, 3, 12, 12))[0]
+        >>> first.layers, first.choices
+        (('0',), 4)
+        >>> first.filters("0", [1])  # the same position of both groups
+        [1, 5]
+    """
+
+    members: dict[str, np.ndarray]
+    sizes: dict[str, int]
+    slices: dict[Axis, np.ndarray]
+    readers: frozenset[Axis]
+    norms: dict[str, np.ndarray]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that write the channels, in the order of the modules."""
+        return tuple(self.members)
+
+    @property
+    def choices(self) -> int:
+        """How many independent decisions to keep or to remove there are."""
+        return len(next(iter(self.members.values())))
+
+    def filters(self, layer: str, chosen: Sequence[int] | np.ndarray) -> list[int]:
+        """Sorted filters of a layer that go with the `chosen` choices."""
+        return sorted(self.members[layer][integers(layer, chosen)].ravel().tolist())
+
+    def positions(self, kept: Kept) -> list[int]:
+        """The choices whose filters are all kept; a layer that `kept` does not name keeps all."""
+        stays = [np.isin(self.members[x], integers(x, kept[x])).all(1) for x in self.layers if x in kept]
+        return np.flatnonzero(np.all(stays, axis=0)).tolist() if stays else list(range(self.choices))
+
+
+def couplings_of(network: nn.Module, channels: Channels, types: tuple[type, ...]) -> list[Coupling]:
+    """Components of channels that can be removed, those of one layout together."""
+    modules = dict(network.named_modules())
+    order = {name: i for i, name in enumerate(modules)}
+    writers = [w for w in channels.writers if isinstance(modules[w.layer], LAYERS) and w.axis.tensor.endswith("weight")]
+    unusual = {c for w in channels.writers if w not in writers for c in channels.components(w.axis).tolist()}
+    owned: dict[int, dict[str, list[int]]] = {}
+    for writer in sorted(writers, key=lambda writer: order[writer.layer]):
+        for position, component in enumerate(_written(writer, channels).tolist()):
+            if component not in channels.fixed and component not in unusual:
+                owned.setdefault(component, {}).setdefault(writer.layer, []).append(position)
+    layouts: dict[tuple, list[int]] = {}
+    for component, filters in owned.items():
+        if any(isinstance(modules[layer], types) for layer in filters):
+            layouts.setdefault(tuple((layer, len(own)) for layer, own in filters.items()), []).append(component)
+    sizes = {writer.layer: len(_written(writer, channels)) for writer in writers}
+    every = {axis: channels.components(axis) for axis in channels.start}
+    bare = {name: own for name, own in channels.norms.items() if not modules[name].state_dict()}
+    found = []
+    for layout, components in layouts.items():
+        layers = [layer for layer, _ in layout]
+        components.sort(key=lambda component: owned[component][layers[0]])
+        members = {layer: np.array([owned[component][layer] for component in components]) for layer in layers}
+        slices, norms = (_slices(components, part, len(channels.component)) for part in (every, bare))
+        readers = frozenset(axis for axis in slices if axis in channels.readers)
+        found.append(Coupling(members, {layer: sizes[layer] for layer in layers}, slices, readers, norms))
+    return sorted(found, key=lambda coupling: order[coupling.layers[0]])
+
+
+def _written(writer: Writer, channels: Channels) -> np.ndarray:
+    """(n,) the components of a layer's filters."""
+    return np.tile(channels.components(writer.axis), writer.blocks)
+
+
+def _slices(components: list[int], every: dict, count: int) -> dict:
+    """Axis (or normalisation) -> rows of choices and of the indices that belong to them."""
+    choice = np.full(count, -1)
+    choice[components] = np.arange(len(components))
+    found = {axis: choice[own] for axis, own in every.items()}
+    return {
+        axis: np.stack([own[own >= 0], np.flatnonzero(own >= 0)]) for axis, own in found.items() if (own >= 0).any()
+    }
+
+
+def scores(model: nn.Module, coupling: Coupling, value: Callable[[nn.Parameter], Tensor]) -> Tensor:
+    """(choices,) mean over the weights that a choice is part of; each weight's slice is summed and made positive.
+
+    Args:
+        model: the network that the coupling was found in.
+        value: of a parameter, one number for each of its elements; biases have no part.
+    """
+    parameters = dict(unwrapped(model)[0].named_parameters())
+    parts = []
+    for axis, (choices, indices) in coupling.slices.items():
+        parameter = parameters.get(axis.tensor)
+        if parameter is not None and not axis.tensor.endswith("bias"):
+            sums = value(parameter).movedim(axis.axis, 0).flatten(1).sum(1) if parameter.ndim > 1 else value(parameter)
+            total = torch.zeros(coupling.choices, device=sums.device)
+            at = torch.as_tensor(choices, device=sums.device)
+            parts.append(total.index_add(0, at, sums.detach().abs().float()[torch.as_tensor(indices)]))
+    return torch.stack(parts).mean(0)
+
+
+def width(model: nn.Module, layer: str) -> int:
+    """Number of filters of a layer."""
+    module: Any = model.get_submodule(layer)
+    return module.out_features if isinstance(module, nn.Linear) else module.out_channels
+
+
+def integers(layer: str, chosen: Any) -> list[int]:
+    """Indices as a list. A mask is refused: it would be read as the indices 0 and 1."""
+    indices = np.asarray(chosen.tolist() if isinstance(chosen, Tensor) else [*chosen])
+    if indices.size and (indices.ndim != 1 or indices.dtype.kind not in "iu"):
+        what = f"{indices.dtype} of shape {indices.shape}"
+        raise ValueError(f"{layer} needs integer indices, got {what}: numpy.flatnonzero makes them of a mask")
+    return indices.tolist()

@@ -1,0 +1,162 @@
+"""Run a network without changing it: its inputs, a copy, its modes, and the caller's random numbers."""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from topoprune.channels import tensors_in
+
+
+def run(model: nn.Module, inputs: Any) -> Any:
+    """The output for a tensor, a tuple of positional or a dict of named arguments, outside the caller's autocast.
+
+    The network gets copies without gradients, which it may change.
+
+    Raises:
+        ValueError: naming the inputs that the network does not take.
+    """
+    with _without_autocast():
+        return explained_call(model, copied_inputs(inputs))
+
+
+def explained_call(model: nn.Module, inputs: Any) -> Any:
+    """As `call`, with one error that says which inputs the network refuses."""
+    try:
+        return call(model, inputs)
+    except Exception as error:  # whatever the network's own forward raises
+        raise ValueError(f"{type(model).__name__} does not run on {_refusal(inputs, error)}") from error
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The output for a tensor, a tuple of positional or a dict of named arguments, with errors as they are raised."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+def _refusal(inputs: Any, error: Exception) -> str:
+    """Which inputs a network refuses, and the cure."""
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
+    others = {type(leaf).__name__ for leaf in tree_leaves(inputs) if not shapes or isinstance(leaf, np.ndarray)}
+    if others:
+        return (
+            f"inputs of type {', '.join(sorted(others))}: pass a tensor, a tuple of positional or a dict of named "
+            "arguments; torch.from_numpy makes a tensor of an array"
+        )
+    return f"example inputs of shape {shapes}: {one_line(error)}; check their shape, type and device"
+
+
+def one_line(error: BaseException) -> str:
+    """Type and message of an error, at most 300 letters of them."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every submodule into evaluation mode, then restore the mode of each."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextlib.contextmanager
+def running_copy(model: nn.Module) -> Iterator[nn.Module]:
+    """A copy in evaluation mode; running it changes neither the network nor the caller's random numbers."""
+    with torch.inference_mode(False), _forked_random_numbers():
+        yield copied(model).eval()
+
+
+@contextlib.contextmanager
+def plain_tensors() -> Iterator[None]:
+    """Work outside the caller's inference mode and autocast, with the caller's random numbers untouched."""
+    eager = torch.compiler.set_stance("force_eager")  # compiled code cannot be followed
+    with torch.inference_mode(False), _without_autocast(), _forked_random_numbers(), eager, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the network's own forward
+        yield
+
+
+@contextlib.contextmanager
+def _without_autocast() -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def _forked_random_numbers() -> contextlib.AbstractContextManager[None]:
+    return torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ())
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy. What a module has stored of an earlier pass is copied without its graph."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in tree_leaves([vars(module), dict(module._buffers)]):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever a module holds that cannot be copied
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied: {one_line(error)}; remove attributes that cannot be copied"
+        ) from error
+
+
+def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+    """The network in DataParallel or torch.compile, and the prefix of its names."""
+    inner, prefix = model, ""
+    while True:
+        if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner, prefix = inner.module, f"{prefix}module."
+        elif isinstance(inner, torch._dynamo.OptimizedModule):
+            inner, prefix = inner._orig_mod, f"{prefix}_orig_mod."
+        else:
+            return inner, prefix
+
+
+def copied_inputs(inputs: Any) -> Any:
+    """Copies without gradients, which a network may change."""
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), inputs)
+
+
+def batch_size(inputs: Any) -> int:
+    """The length of the first axis of the first input, if the others share it; 1 if they do not.
+
+    Scalars, and later inputs whose first axis has length 1, have no part in the batch.
+
+    Example:
+        >>> batch_size((torch.ones(240, 3, 8, 8), torch.tensor(0.5), torch.ones(1, 4))), batch_size(torch.ones(1, 3))
+        (240, 1)
+        >>> batch_size((torch.ones(240, 3, 8, 8), torch.ones(7)))  # no batch
+        1
+    """
+    lengths = [len(tensor) for tensor in tensors_in(inputs) if tensor.ndim]
+    return lengths[0] if lengths and {*lengths[1:]} <= {lengths[0], 1} else 1
+
+
+def first_inputs(inputs: Any, count: int) -> Any:
+    """The first inputs of a batch; all of them if they are no batch."""
+    return some_inputs(inputs, 0, count)
+
+
+def some_inputs(inputs: Any, start: int, stop: int) -> Any:
+    """A part of a batch; tensors that have no part in the batch stay whole.
+
+    Example:
+        >>> [tensor.shape for tensor in some_inputs((torch.ones(240, 3), torch.ones(1, 4)), 10, 12)]
+        [torch.Size([2, 3]), torch.Size([1, 4])]
+    """
+    size = batch_size(inputs)
+    return tree_map_only(Tensor, lambda x: x[start:stop] if x.ndim and len(x) == size > 1 else x, inputs)

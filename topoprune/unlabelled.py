@@ -1,0 +1,81 @@
+"""Images without labels, in batches of our own."""
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from topoprune.channels import tensors_in
+from topoprune.passes import batch_size, some_inputs
+
+BATCH = 256  # images
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def batches_of(images: Any, network: nn.Module) -> list:
+    """Batches of at most `BATCH` images and nearly equal size, without labels, of the network's type.
+
+    BatchNorm sees each of them by itself. So the caller's batches are joined where they can be, and each of ours takes
+    images from all of them: the size and the order of the caller's batches do not count.
+    """
+    single = all(parameter.dtype == torch.float32 for parameter in network.parameters())
+    given = []
+    for number, batch in enumerate([images] if isinstance(images, (Tensor, tuple, dict)) else images):
+        inputs = _unlabelled(batch)
+        if next(tensors_in(inputs), None) is None:
+            raise ValueError(f"batch {number} of compensate has no tensor, but {type(inputs).__name__}: pass tensors")
+        if not all(tensor.isfinite().all() for tensor in tensors_in(inputs)):
+            raise ValueError(f"batch {number} of compensate has values that are not finite: leave such images out")
+        if single:
+            inputs = tree_map_only(Tensor, lambda x: x.float() if x.is_floating_point() else x, inputs)
+        given.append(inputs)
+    groups = [(key, list(alike)) for key, alike in itertools.groupby(given, _signature)]
+    found = [part for key, alike in groups for part in (_dealt(alike) if key else itertools.chain(*map(_split, alike)))]
+    if not found:
+        raise ValueError("compensate has no images: pass a tensor, a list of batches or a DataLoader")
+    return found
+
+
+def _signature(inputs: Any) -> tuple | None:
+    """All of a batch but the number of its images; None if not all of its tensors are by images."""
+    leaves, structure = tree_flatten(inputs)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
+    if len(lengths) != 1 or len(tensors) < len([*tensors_in(inputs)]):
+        return None
+    parts = [(leaf.shape[1:], leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    return structure, parts
+
+
+def _dealt(batches: list) -> list:
+    """The images of batches with one signature, dealt in turn to as few batches of ours as can be."""
+    parts = math.ceil(sum(map(batch_size, batches)) / BATCH)
+    leaves, structures = zip(*map(tree_flatten, batches), strict=True)
+    several = len(batches) > 1
+    whole = [
+        torch.cat(some) if several and isinstance(some[0], Tensor) else some[0] for some in zip(*leaves, strict=True)
+    ]
+    return [
+        tree_unflatten([leaf[i::parts] if isinstance(leaf, Tensor) else leaf for leaf in whole], structures[0])
+        for i in range(parts)
+    ]
+
+
+def _split(batch: Any) -> list:
+    """A batch that cannot be joined with others, in parts of at most `BATCH` images."""
+    size = batch_size(batch)
+    parts = math.ceil(size / BATCH)
+    return [some_inputs(batch, size * i // parts, size * (i + 1) // parts) for i in range(parts)]
+
+
+def _unlabelled(batch: Any) -> Any:
+    """The inputs of a pair (inputs, labels); any other batch as it is."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        labels = batch[1]
+        if labels.dtype in INTEGERS and labels.ndim == 1 and len(labels) == batch_size(batch[0]):
+            return batch[0]
+    return batch
