@@ -46,6 +46,22 @@ def test_a_table_is_shown_with_its_data(shown, tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "downloads/a-table.csv"), table)
 
 
+@pytest.mark.parametrize(
+    "values, cells",
+    [
+        ([56.7, -0.1, float("nan")], ["56.7", "-0.1", ""]),
+        ([0.25, 1.5], ["0.25", "1.50"]),
+        ([0.125, 12.345], ["0.125", "12.35"]),
+        ([1.0, 2.0], ["1.00", "2.00"]),
+        ([3, 4], ["3", "4"]),
+    ],
+)
+def test_a_rounded_column_keeps_its_decimals(shown, values, cells):
+    notebook.show_table(pd.DataFrame({"points": values, "p": 0.05}), "A caption.", "rounded")
+    rows = shown[0]["text/markdown"].splitlines()[-1 - len(values) : -1]
+    assert rows == [f"| {cell} | 0.05 |" for cell in cells]
+
+
 def test_an_empty_table_says_none(shown):
     notebook.show_table(pd.DataFrame(columns=["method", "p"]), "A caption.", "empty")
     assert "| none | |" in shown[0]["text/markdown"]
@@ -55,8 +71,8 @@ def test_the_whole_of_a_brief_table_stands_behind_a_fold_and_in_the_download(sho
     whole = pd.DataFrame({"ratio": [0.5, 0.5, 0.9], "method": ["L1", "L2", "L1"], "test (%)": [90.0, 91.5, 80.0]})
     notebook.show_table(whole.groupby("method")["test (%)"].mean().reset_index(), "A caption.", "brief", whole)
     table, fold = shown[0]["text/markdown"].split("\n\n:::{dropdown} The whole table: 3 rows, 3 columns\n")
-    assert table.splitlines()[-3:] == ["| L1 | 85.00 |", "| L2 | 91.50 |", ":::"]
-    assert fold.splitlines()[-4:] == ["| 0.5 | L1 | 90.00 |", "| 0.5 | L2 | 91.50 |", "| 0.9 | L1 | 80.00 |", ":::"]
+    assert table.splitlines()[-3:] == ["| L1 | 85.0 |", "| L2 | 91.5 |", ":::"]
+    assert fold.splitlines()[-4:] == ["| 0.5 | L1 | 90.0 |", "| 0.5 | L2 | 91.5 |", "| 0.9 | L1 | 80.0 |", ":::"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "downloads/brief.csv"), whole)
     assert shown[0]["text/html"].count("<tr") == 3 + 4 and "<details>" in shown[0]["text/html"]
 
