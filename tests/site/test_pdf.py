@@ -68,14 +68,16 @@ def test_the_pdf_holds_every_chapter_and_no_empty_page(site):
     titles = [page.select_one("article h1").get_text().removesuffix("#").strip() for page in pages]
     chapters = [entry.title for entry in reader.outline if not isinstance(entry, list)]
     assert chapters == [" ".join(title.split()) for title in titles]
-    text = [page.extract_text().strip() for page in reader.pages]
-    assert [
-        number
-        for number, (page, words) in enumerate(zip(reader.pages, text, strict=True), 1)
-        if words in ("", str(number)) and not page["/Resources"].get("/XObject")
-    ] == []
+    assert [number for number, page in enumerate(reader.pages, 1) if _is_empty(page, number)] == []
     links = [note.get_object() for page in reader.pages for note in page.get("/Annots", [])]
     assert not [link for link in links if "127.0.0.1" in str(link.get("/A", {}).get("/URI", ""))]
+
+
+def _is_empty(page, number):
+    """Whether a page draws nothing but its number. Text is extracted where little is drawn: it takes long."""
+    if page["/Resources"].get("/XObject") or len(page.get_contents().get_data()) > 5_000:
+        return False
+    return page.extract_text().strip() in ("", str(number))
 
 
 def _names():
