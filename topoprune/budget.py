@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
 
 from topoprune.costs import flops, latency_ms
 from topoprune.coupling import Coupling
 from topoprune.cutting import without
-from topoprune.passes import copied, first_inputs
+from topoprune.passes import copied, each_tensor, first_inputs
 
 TARGETS = ("flops", "parameters", "latency_ms")
 
@@ -187,7 +186,7 @@ def _outline(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
     """The network and one input without values, where it runs so."""
     one = first_inputs(example_inputs, 1)
     outline = copied(model).to("meta")
-    shapes = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), one)
+    shapes = each_tensor(one, lambda tensor: tensor.to("meta"))
     try:
         flops(outline, shapes)
     except ValueError:

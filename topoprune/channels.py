@@ -11,7 +11,7 @@ Pruning", CVPR 2023. Here the graph joins slices of parameters, not layers.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from topoprune.passes import tensors_in
 
 FIXED = -1
 """The number of an element that belongs to no channel."""
@@ -136,20 +138,6 @@ def trace(model: nn.Module, passes: Iterable) -> Channels:
     return follower.result()
 
 
-def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists, dictionaries and objects."""
-    if isinstance(value, Tensor):
-        yield value
-    elif depth and isinstance(value, dict):
-        for part in value.values():
-            yield from tensors_in(part, depth - 1)
-    elif depth and isinstance(value, (list, tuple, set)):
-        for part in value:
-            yield from tensors_in(part, depth - 1)
-    elif depth and hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
-        yield from tensors_in(vars(value), depth - 1)
-
-
 class _Followable(TorchFunctionMode):
     """Computes the same in steps that can be followed.
 
@@ -169,9 +157,10 @@ class _Followable(TorchFunctionMode):
 def _padded_around(tensor: Tensor, padding: Sequence[int]) -> Tensor:
     """Circular padding of the last axes, the last one first."""
     for i, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True)):
-        size = tensor.shape[-1 - i]
-        around = torch.arange(-before, size + after, device=tensor.device) % size
-        tensor = tensor.index_select(tensor.ndim - 1 - i, around)
+        axis, size = tensor.ndim - 1 - i, tensor.shape[-1 - i]
+        left, right = max(before, 0), max(after, 0)  # negative padding crops
+        middle = tensor.narrow(axis, left - before, size - (left - before) - (right - after))
+        tensor = torch.cat([tensor.narrow(axis, size - left, left), middle, tensor.narrow(axis, 0, right)], axis)
     return tensor
 
 
@@ -361,7 +350,8 @@ class _Follower(TorchDispatchMode):
         elif name == "constant_pad_nd":
             moved = self._padded(func, args[0], args[1]).expand(output.shape)
         elif name in ("index", "index_select"):
-            moved = func(full[0][0], *args[1:], **kwargs)
+            at = tree_map_only(Tensor, Tensor.cpu, args[1:])  # where the numbers are
+            moved = func(full[0][0], *at, **kwargs)
         else:
             moved = func(*full[0], **full[1])
         for tensor, numbers in zip(tree_leaves(output), tree_leaves(moved), strict=True):

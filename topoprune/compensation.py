@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from topoprune.consumers import Consumer, consumers_of, is_regression
 from topoprune.coupling import Coupling
 from topoprune.cutting import without
-from topoprune.passes import batch_size, run
+from topoprune.passes import batch_size, each_tensor, run, seed_generators
 from topoprune.regression import Moments, regression
 from topoprune.unfolding import POSITIONS, blocks_of, maps_of, output_axis, patches, sampled, set_blocks
 from topoprune.unlabelled import batches_of
@@ -36,7 +35,7 @@ HELD_OUT = 4  # every fourth image is held out
 CACHE = 2**30  # bytes for what the dense network computes
 
 Read = Callable[[Consumer, Any, Tensor, Tensor, int], Any]
-"""What to take from a call: of a consumer, its module, the inputs, the outputs and a seed."""
+"""A function that says what to take from a call. It gets the consumer, its module, inputs, outputs and a seed."""
 
 _LOG = logging.getLogger("topoprune")
 
@@ -186,8 +185,8 @@ def _rows(
 
 def _forward(network: nn.Module, batch: Any, seed: int) -> None:
     device = next(network.parameters()).device
-    torch.manual_seed(seed)  # for networks that draw random numbers in evaluation mode
-    run(network, tree_map_only(Tensor, lambda tensor: tensor.to(device), batch))
+    seed_generators(seed)  # for networks that draw random numbers in evaluation mode
+    run(network, each_tensor(batch, lambda tensor: tensor.to(device)))
 
 
 def _chunks(consumers: list[Consumer]) -> list[list[Consumer]]:

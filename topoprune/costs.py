@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from topoprune.channels import tensors_in
-from topoprune.passes import batch_size, copied_inputs, explained_call, first_inputs, run, running_copy
+from topoprune.passes import batch_size, copied_inputs, explained_call, first_inputs, run, running_copy, tensors_in
 
 
 @dataclass(frozen=True)

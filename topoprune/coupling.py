@@ -28,7 +28,8 @@ class Coupling:
     Attributes:
         members: layer -> (choices, m) indices of its filters that go with each choice, the first layer first.
         sizes: layer -> number of all of its filters.
-        slices: axis of a parameter or buffer -> (2, k) rows of choices and of the indices that go with them.
+        slices: axis of a parameter or buffer -> (2, k) rows of choices and of the indices that go with them. Names are
+            those of the network inside DataParallel or torch.compile.
         readers: those of the axes that belong to weights which read the channels.
         norms: normalisation without parameters or buffers -> (2, k) rows, as in `slices`.
 
@@ -125,7 +126,7 @@ def scores(model: nn.Module, coupling: Coupling, value: Callable[[nn.Parameter],
         parameter = parameters.get(axis.tensor)
         if parameter is not None and not axis.tensor.endswith("bias"):
             sums = value(parameter).movedim(axis.axis, 0).flatten(1).sum(1) if parameter.ndim > 1 else value(parameter)
-            total = torch.zeros(coupling.choices, device=sums.device)
+            total = torch.zeros(coupling.choices, dtype=torch.float32, device=sums.device)
             at = torch.as_tensor(choices, device=sums.device)
             parts.append(total.index_add(0, at, sums.detach().abs().float()[torch.as_tensor(indices)]))
     return torch.stack(parts).mean(0)

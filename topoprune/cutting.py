@@ -6,22 +6,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from topoprune.channels import Axis, tensors_in
+from topoprune.channels import Axis
 from topoprune.coupling import Coupling
-from topoprune.passes import copied, one_line, run, unwrapped
+from topoprune.passes import copied, one_line, run, seed_generators, tensors_in, unwrapped
 
 
 def without(model: nn.Module, removed: dict[Coupling, np.ndarray]) -> nn.Module:
     """A copy of the network that lacks some choices of its couplings, which are positions in `Coupling.members`."""
     small = copied(model)
     _cut(unwrapped(small)[0], removed)
+    for module in small.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            module.__setstate__(module.__getstate__())  # it reduced the gradients of the parameters before
     return small
 
 
 def find_unsound(
     couplings: list[Coupling], network: nn.Module, inputs: Any, tolerance: float, base: tuple[Coupling, ...] = ()
 ) -> dict[Coupling, str]:
-    """The couplings whose removal changes the answers, found by halving; `base` is known to be sound."""
+    """Each coupling whose removal changes the answers -> how, found by halving; `base` is known to be sound."""
     tested = [coupling for coupling in (*base, *couplings) if coupling.choices > 1]
     generator = np.random.default_rng(0)
     removed = {c: generator.permutation(c.choices)[: max(1, c.choices // 3)] for c in tested}
@@ -49,7 +52,10 @@ def find_difference(
         answers = _answers(small, inputs)
     except ValueError as error:
         return f"the network no longer runs without some of its filters ({one_line(error.__cause__ or error)})"
-    for (name, expected), (_, answer) in zip(_answers(masked, inputs), answers, strict=False):
+    wanted = _answers(masked, inputs)
+    if [name for name, _ in wanted] != [name for name, _ in answers]:
+        return "the network calls other layers without some of its filters"
+    for (name, expected), (_, answer) in zip(wanted, answers, strict=True):
         if answer.shape != expected.shape:
             if name == "":
                 return f"an output of shape {tuple(expected.shape)} becomes {tuple(answer.shape)}"
@@ -68,7 +74,7 @@ def _answers(network: nn.Module, inputs: Any) -> list[tuple[str, Tensor]]:
         for name, module in network.named_modules()
         if name and not any(True for _ in module.children())
     ]
-    torch.manual_seed(0)
+    seed_generators(0)
     try:
         with torch.no_grad():
             output = run(network, inputs)

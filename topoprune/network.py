@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_map_only
 
 from topoprune.channels import Channels, trace
 from topoprune.compensation import check_images, refit
 from topoprune.coupling import LAYERS, Coupling, Kept, couplings_of, integers, width
 from topoprune.cutting import find_difference, find_unsound, without
-from topoprune.passes import copied, first_inputs, plain_tensors, run, unwrapped
+from topoprune.passes import copied, each_tensor, first_inputs, plain_tensors, run, seed_generators, unwrapped
 
 TOLERANCE = 1e-3
 """Largest difference between a pruned and a masked network, as a share of a tensor's largest value."""
@@ -98,7 +97,7 @@ def structure(
             is left whole.
 
     Raises:
-        ValueError: as `couplings`.
+        ValueError: as `couplings`, and for a type that is no convolution or linear layer.
 
     Example:
         >>> from torch import nn
@@ -107,6 +106,8 @@ def structure(
         >>> [coupling.layers for coupling in found.couplings], found.left_whole["0"]
         ([('2',)], 'native_group_norm in 1 mixes its channels')
     """
+    if not all(isinstance(one, type) and issubclass(one, LAYERS) for one in types):
+        raise ValueError(f"types must be types of layers, as (nn.Conv2d, nn.Linear), got {types!r}")
     inner, prefix = unwrapped(model)
     _refuse_computed_weights(inner, prefix)
     with plain_tensors():
@@ -188,7 +189,7 @@ def _refuse_computed_weights(model: nn.Module, prefix: str) -> None:
         what = f"{prefix}{name or type(model).__name__}"
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(f"{what} is TorchScript: prune the nn.Module it was made from, then script the result")
-        if "quantized" in type(module).__module__:
+        if "quantized" in type(module).__module__ and type(module).__module__.startswith("torch."):
             raise ValueError(f"{what} is quantised: prune the float network, then quantise the result")
         if parametrize.is_parametrized(module):
             raise ValueError(
@@ -209,7 +210,7 @@ def _prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, fl
         inputs = first_inputs(example_inputs, count) if count else example_inputs
         if dtype:
             network = network.to(dtype)
-            inputs = tree_map_only(Tensor, lambda x: x.float() if x.is_floating_point() else x, inputs)
+            inputs = each_tensor(inputs, lambda x: x.float() if x.is_floating_point() else x)
         try:
             with torch.no_grad():
                 run(copied(network), inputs)
@@ -230,7 +231,7 @@ def _passes(network: nn.Module, inputs: Any) -> Iterator[Callable[[nn.Module], A
             module.register_forward_hook(lambda *_, name=name: idle.discard(name))
             for name, module in model.named_modules()
         ]
-        torch.manual_seed(0)
+        seed_generators(0)
         output = run(model, inputs)
         for hook in hooks:
             hook.remove()

@@ -1,17 +1,29 @@
-"""Run a network without changing it: its inputs, a copy, its modes, and the caller's random numbers."""
+"""Run a network and leave the caller's network, inputs, modes and random numbers as they are."""
 
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
-from topoprune.channels import tensors_in
+
+def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, dictionaries and objects."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part, depth - 1)
+    elif depth and isinstance(value, (list, tuple, set)):
+        for part in value:
+            yield from tensors_in(part, depth - 1)
+    elif depth and hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
+        yield from tensors_in(vars(value), depth - 1)
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
@@ -79,7 +91,7 @@ def running_copy(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextlib.contextmanager
 def plain_tensors() -> Iterator[None]:
-    """Work outside the caller's inference mode and autocast, with the caller's random numbers untouched."""
+    """Work outside the caller's inference mode, autocast, compiler and random numbers, and without warnings."""
     eager = torch.compiler.set_stance("force_eager")  # compiled code cannot be followed
     with torch.inference_mode(False), _without_autocast(), _forked_random_numbers(), eager, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the network's own forward
@@ -88,6 +100,7 @@ def plain_tensors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_autocast() -> Iterator[None]:
+    """Leave the caller's autocast on every kind of device."""
     with contextlib.ExitStack() as stack:
         for kind in ("cpu", "cuda", "mps", "xpu"):
             if torch.is_autocast_enabled(kind):
@@ -95,7 +108,15 @@ def _without_autocast() -> Iterator[None]:
         yield
 
 
+def seed_generators(number: int) -> None:
+    """Seed the random numbers that `_forked_random_numbers` restores; `torch.manual_seed` seeds others as well."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
+
+
 def _forked_random_numbers() -> contextlib.AbstractContextManager[None]:
+    """Restore the random numbers of the CPU, and those of CUDA where it is in use."""
     return torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ())
 
 
@@ -128,7 +149,17 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
 
 def copied_inputs(inputs: Any) -> Any:
     """Copies without gradients, which a network may change."""
-    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), inputs)
+    return each_tensor(inputs, lambda tensor: tensor.detach().clone())
+
+
+def each_tensor(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Inputs of which every tensor is changed, also those in objects, which are copied."""
+    return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else _changed(leaf, change), inputs)
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    memo = {id(tensor): change(tensor) for tensor in tensors_in(value)}
+    return copy.deepcopy(value, memo) if memo else value
 
 
 def batch_size(inputs: Any) -> int:
@@ -159,4 +190,4 @@ def some_inputs(inputs: Any, start: int, stop: int) -> Any:
         [torch.Size([2, 3]), torch.Size([1, 4])]
     """
     size = batch_size(inputs)
-    return tree_map_only(Tensor, lambda x: x[start:stop] if x.ndim and len(x) == size > 1 else x, inputs)
+    return each_tensor(inputs, lambda x: x[start:stop] if x.ndim and len(x) == size > 1 else x)

@@ -161,8 +161,6 @@ def run_selection(
     check_arguments(method, ratio, round_to, minimum, options)
     target = budget.target_of({"flops": flops, "parameters": parameters, "latency_ms": latency_ms})
     types = types if isinstance(types, tuple) else (types,)
-    if not all(isinstance(one, type) for one in types):
-        raise ValueError(f"types must be types of layers, as (nn.Conv2d, nn.Linear), got {types!r}")
     layers = [layers] if isinstance(layers, str) else layers
     ignored = set(ignored_layers(model, ignore))
     found = structure(model, example_inputs, types, check)

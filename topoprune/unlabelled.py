@@ -4,12 +4,12 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from topoprune.channels import tensors_in
-from topoprune.passes import batch_size, some_inputs
+from topoprune.passes import batch_size, each_tensor, some_inputs, tensors_in
 
 BATCH = 256  # images
 
@@ -24,14 +24,15 @@ def batches_of(images: Any, network: nn.Module) -> list:
     """
     single = all(parameter.dtype == torch.float32 for parameter in network.parameters())
     given = []
-    for number, batch in enumerate([images] if isinstance(images, (Tensor, tuple, dict)) else images):
+    one = isinstance(images, (Tensor, tuple, dict)) or _is_pair(images)
+    for number, batch in enumerate([images] if one else images):
         inputs = _unlabelled(batch)
         if next(tensors_in(inputs), None) is None:
             raise ValueError(f"batch {number} of compensate has no tensor, but {type(inputs).__name__}: pass tensors")
         if not all(tensor.isfinite().all() for tensor in tensors_in(inputs)):
             raise ValueError(f"batch {number} of compensate has values that are not finite: leave such images out")
         if single:
-            inputs = tree_map_only(Tensor, lambda x: x.float() if x.is_floating_point() else x, inputs)
+            inputs = each_tensor(inputs, lambda x: x.float() if x.is_floating_point() else x)
         given.append(inputs)
     groups = [(key, list(alike)) for key, alike in itertools.groupby(given, _signature)]
     found = [part for key, alike in groups for part in (_dealt(alike) if key else itertools.chain(*map(_split, alike)))]
@@ -45,7 +46,8 @@ def _signature(inputs: Any) -> tuple | None:
     leaves, structure = tree_flatten(inputs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
-    if len(lengths) != 1 or len(tensors) < len([*tensors_in(inputs)]):
+    arrays = any(isinstance(leaf, np.ndarray) for leaf in leaves)  # which are not compared by ==
+    if arrays or len(lengths) != 1 or len(tensors) < len([*tensors_in(inputs)]):
         return None
     parts = [(leaf.shape[1:], leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     return structure, parts
@@ -70,6 +72,11 @@ def _split(batch: Any) -> list:
     size = batch_size(batch)
     parts = math.ceil(size / BATCH)
     return [some_inputs(batch, size * i // parts, size * (i + 1) // parts) for i in range(parts)]
+
+
+def _is_pair(images: Any) -> bool:
+    """Whether a list is one batch (images, labels), as a DataLoader gives it, and not two batches."""
+    return isinstance(images, list) and _unlabelled(images) is not images and images[0].ndim > 1
 
 
 def _unlabelled(batch: Any) -> Any:

@@ -139,7 +139,7 @@ def run_dense(dense: Dense, data: Data) -> dict:
 
     Returns:
         network: digest of its weights.
-        cost: see `network.Cost`.
+        cost: see `costs.Cost`.
         history: one dict an epoch, see `training.Epoch`.
         validation, test: accuracies in [0, 1] after the last epoch.
     """
@@ -161,7 +161,7 @@ def run_trial(trial: Trial, data: Data, records: tuple[Path, ...]) -> dict:
 
     Returns:
         network: digest of the weights of the dense network.
-        cost: of the small network, see `network.Cost`.
+        cost: of the small network, see `costs.Cost`.
         damage: before fine-tuning: accuracies, live channels, and what `damage.damage_by_layer` returns.
         history: one dict an epoch of fine-tuning, see `training.Epoch`.
         live: share of the live channels of each ReLU at the end, see `damage.live_share`.

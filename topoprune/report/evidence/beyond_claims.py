@@ -178,12 +178,13 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
     Returns:
         choice: the functional choice; networks, removals, trials: how many are on record; dense: test accuracy (%);
         NAME_none, NAME_convolution: mean test accuracy before fine-tuning at `PRIMARY_RATIO`, plain and refitted, and
-        NAME_plain, NAME_mended: after fine-tuning, of the choices `_QUOTED`; over_thesis, over_random: points of the
-        functional choice over these after fine-tuning, plain, with the interval; over_obs: over OBS before it,
-        refitted; thesis_refitted: the thesis's choice over random removal there; plain_recovered, mended_recovered:
-        runs that recovered at `RECOVERY_RATIO`; ratio, recovery_ratio: these two ratios; spread_SPACE, radius_SPACE:
-        means of `frames.cloud_frame` over layers and networks; mass_rank_MENDING, distance_rank_MENDING:
-        `rank_correlations` of the lost mass and the topological distance with the accuracy before fine-tuning.
+        NAME_plain, NAME_mended: after fine-tuning, of the choices `_QUOTED`; plain_low, plain_high: the worst and the
+        best choice after fine-tuning, plain; over_thesis, over_random: points of the functional choice over these after
+        fine-tuning, plain, with the interval; over_obs: over OBS before it, refitted; thesis_refitted: the thesis's
+        choice over random removal there; plain_recovered, mended_recovered: runs that recovered at `RECOVERY_RATIO`;
+        ratio, recovery_ratio: these two ratios; spread_SPACE, radius_SPACE: means of `frames.cloud_frame` over layers
+        and networks; mass_rank_MENDING, distance_rank_MENDING: `rank_correlations` of the lost mass and the
+        topological distance with the accuracy before fine-tuning.
     """
     before, frame = removals_by_network(records), trials(records)
     ranks = rank_correlations(before, PRIMARY_RATIO)
@@ -212,7 +213,10 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         for mending in ACCURACIES[:2]:
             rank = ranks.loc[mending, predictor]
             found[f"{key}_rank_{mending}"] = NOT_ON_RECORD if np.isnan(rank) else f"{rank:+.2f}"
+    plain = after[[name for name in after.index if not name.endswith(COMPENSATED)]]
     return found | {
+        "plain_low": percent(plain.min()),
+        "plain_high": percent(plain.max()),
         "over_thesis": _difference(ends, FUNCTIONAL, TOPOLOGICAL),
         "over_random": _difference(ends, FUNCTIONAL, RANDOM),
         "over_obs": _difference(refitted, FUNCTIONAL, OBS),
