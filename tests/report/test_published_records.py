@@ -7,6 +7,7 @@ import pytest
 from topoprune import study
 from topoprune.report import evidence, figures, frames, tables
 from topoprune.report.evidence import statistics
+from topoprune.study.profiles import COMPENSATED
 
 PUBLISHED = Path(__file__).parents[2] / "book" / "results"
 
@@ -63,6 +64,7 @@ def test_what_the_readme_says_beyond_the_thesis_is_on_record(published):
         assert abs(mean[name + ", compensated"] - mean[name]) < 0.5
     assert (search - chance).max() < 0.5 and (before.loc["functional cover"] - chance).min() > 5
     assert before.min().round().tolist() == [18, 63] and before.max().round().tolist() == [35, 73]
+    assert [round(row["none"]) for row in (search, chance, before.loc["functional cover"])] == [20, 20, 33]
     assert frames.trials(records)["dense test"].mean() == pytest.approx(86, abs=0.5)
 
 
@@ -71,6 +73,11 @@ def test_what_the_readme_says_of_full_width_is_on_record(published):
     wide = wide.set_index("method").loc[["random", "functional cover"], ["none", "convolution"]]
     assert wide.round().to_numpy().tolist() == [[31, 87], [48, 88]]
     assert wide.shape == (2, 2)  # one network
+    after = frames.trials(study.companion_records("study", "wide")).query("ratio == 0.5").set_index("method")["test"]
+    mended = {name.removesuffix(COMPENSATED): end for name, end in after.items() if name.endswith(COMPENSATED)}
+    plain = after[[name for name in after.index if not name.endswith(COMPENSATED)]]
+    assert (len(plain), plain.min().round(1), plain.max().round(1)) == (7, 89.8, 90.4)
+    assert len(mended) == 4 and max(abs(end - plain[name]) for name, end in mended.items()) < 0.5  # forgotten
 
 
 def test_what_the_readme_says_of_removal_without_training_is_on_record(published):
