@@ -166,4 +166,4 @@ def _cell(value, decimals: int | None) -> str:
         return ""
     if decimals is None:
         decimals = 3 if abs(value) < 1 else 2
-    return f"{value:.{decimals}f}"
+    return f"{value:z.{decimals}f}"  # z: no minus sign before zero
