@@ -210,7 +210,7 @@ class _Follower(TorchDispatchMode):
     def labels(self, tensor: Tensor) -> Tensor:
         """The channel numbers of a tensor, `FIXED` where it is not known."""
         found = self.tensors.get(id(tensor))
-        return found[1] if found else torch.full((1,) * tensor.ndim, FIXED)
+        return found[1] if found else _unnumbered(tensor)
 
     def read(self, tensor: Tensor, norm: str | None = None) -> None:
         """Note that a BatchNorm or anything else reads a tensor."""
@@ -409,7 +409,7 @@ class _Follower(TorchDispatchMode):
 
     def _elementwise(self, inputs: list[Tensor], output: Any) -> None:
         for result in tensors_in(output):
-            labels, sizes = torch.full((1,) * result.ndim, FIXED), [1] * result.ndim
+            labels, sizes = _unnumbered(result), [1] * result.ndim
             for tensor in inputs:
                 if tensor.ndim:
                     lead = (1,) * (result.ndim - tensor.ndim)
@@ -448,7 +448,7 @@ class _Follower(TorchDispatchMode):
 
     def _set(self, tensor: Tensor, labels: Tensor | None) -> None:
         if self._name(tensor) is None:
-            self.tensors[id(tensor)] = tensor, torch.full((1,) * tensor.ndim, FIXED) if labels is None else labels
+            self.tensors[id(tensor)] = tensor, _unnumbered(tensor) if labels is None else labels
 
     def _row(self, tensor: Tensor, axis: int) -> Tensor:
         """(n,) the numbers along one axis; those of all positions of a channel are linked."""
@@ -460,13 +460,13 @@ class _Follower(TorchDispatchMode):
 
     def _numbers(self, name: str, axis: int) -> Tensor:
         start = self.start[Axis(name, axis)]
-        return torch.arange(start, start + self.size[Axis(name, axis)])
+        return torch.arange(start, start + self.size[Axis(name, axis)], device="cpu")
 
     def _own_numbers(self, name: str, tensor: Tensor) -> Tensor:
         """A vector has the numbers of its only axis, whatever its shape; a matrix has none."""
         long = [axis for axis, size in enumerate(tensor.shape) if size > 1] or [*range(tensor.ndim)][-1:]
         if len(long) != 1:
-            return torch.full((1,) * tensor.ndim, FIXED)
+            return _unnumbered(tensor)
         return self._numbers(name, long[0]).view([-1 if axis == long[0] else 1 for axis in range(tensor.ndim)])
 
     def _name(self, tensor: Tensor | None) -> str | None:
@@ -480,6 +480,11 @@ class _Follower(TorchDispatchMode):
             self.transposed[id(output)] = output, self.names[id(args[0])]
             return True
         return False
+
+
+def _unnumbered(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor of which no element belongs to a channel."""
+    return torch.full((1,) * tensor.ndim, FIXED, device="cpu")
 
 
 def _collapsed(numbers: Tensor) -> Tensor:

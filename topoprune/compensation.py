@@ -255,9 +255,9 @@ def _moments(consumer: Consumer, pruned: nn.Module, batches: list, targets: list
             rows = torch.cat([inputs, outputs], 3)
             count = rows.shape[0] * rows.shape[1]
             if len(rows) == batch_size(batch):
-                number = (images + torch.arange(len(rows))).repeat_interleave(rows.shape[1])
+                number = (images + torch.arange(len(rows), device="cpu")).repeat_interleave(rows.shape[1])
             else:
-                number = others + torch.arange(count)
+                number = others + torch.arange(count, device="cpu")
                 others += count
             moments.add(rows.flatten(0, 1), (number % HELD_OUT == HELD_OUT - 1).to(rows.device))
         images += batch_size(batch)

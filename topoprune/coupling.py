@@ -127,8 +127,8 @@ def scores(model: nn.Module, coupling: Coupling, value: Callable[[nn.Parameter],
         if parameter is not None and not axis.tensor.endswith("bias"):
             sums = value(parameter).movedim(axis.axis, 0).flatten(1).sum(1) if parameter.ndim > 1 else value(parameter)
             total = torch.zeros(coupling.choices, dtype=torch.float32, device=sums.device)
-            at = torch.as_tensor(choices, device=sums.device)
-            parts.append(total.index_add(0, at, sums.detach().abs().float()[torch.as_tensor(indices)]))
+            at, own = (torch.as_tensor(rows, device=sums.device) for rows in (choices, indices))
+            parts.append(total.index_add(0, at, sums.detach().abs().float()[own]))
     return torch.stack(parts).mean(0)
 
 

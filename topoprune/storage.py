@@ -161,7 +161,8 @@ def prune_file(
     else:
         raise ValueError(f"classes and weights are of torchvision networks: leave them out, {model} has its own")
     side = 32 if "architecture" in source else 224
-    inputs = tree_leaves(_made_from(source["inputs"])) if "inputs" in source else [torch.empty(1, 3, side, side)]
+    image = torch.empty(1, 3, side, side, device="cpu")
+    inputs = tree_leaves(_made_from(source["inputs"])) if "inputs" in source else [image]
     if len(inputs) > 1:
         raise ValueError(f"{model} takes {len(inputs)} inputs: prune it in Python, with topoprune.prune")
     shape = list(shape or inputs[0].shape[1:])
@@ -312,5 +313,5 @@ def _made_from(described: Any) -> Any:
         return {name: _made_from(value) for name, value in described["named"].items()}
     dtype = getattr(torch, described["type"])
     if dtype.is_floating_point:
-        return torch.randn(described["shape"], generator=torch.Generator().manual_seed(0)).to(dtype)
-    return torch.zeros(described["shape"], dtype=dtype)
+        return torch.randn(described["shape"], generator=torch.Generator().manual_seed(0), device="cpu").to(dtype)
+    return torch.zeros(described["shape"], dtype=dtype, device="cpu")

@@ -127,7 +127,10 @@ def points(
                 f"{idle[0]} has no activations: the network does not call it in evaluation mode; ignore it, or choose "
                 "another space"
             )
-        parts = [rows[layer][torch.as_tensor(own)].flatten(1) for layer, own in coupling.members.items()]
+        parts = [
+            rows[layer][torch.as_tensor(own, device=rows[layer].device)].flatten(1)
+            for layer, own in coupling.members.items()
+        ]
         cloud = torch.cat(parts, dim=1).float().cpu().numpy()
         if not np.isfinite(cloud).all():
             raise ValueError(

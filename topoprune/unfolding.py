@@ -33,9 +33,9 @@ def patches(module: Any, maps: Tensor) -> Tensor:
 def sampled(maps: Tensor, seed: int, kernel: int = 0) -> Tensor:
     """(images, positions, channels, *kernel) some positions of each image, the same for equal sizes and seeds."""
     sizes = maps.shape[2 : maps.ndim - kernel]
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(math.prod(sizes), generator=generator)[:POSITIONS]
-    shifts = torch.randint(math.prod(sizes), (len(maps), 1), generator=generator)
+    generator, cpu = torch.Generator().manual_seed(seed), torch.device("cpu")
+    chosen = torch.randperm(math.prod(sizes), generator=generator, device=cpu)[:POSITIONS]
+    shifts = torch.randint(math.prod(sizes), (len(maps), 1), generator=generator, device=cpu)
     at = torch.unravel_index(((chosen + shifts) % math.prod(sizes)).to(maps.device), sizes)
     image = torch.arange(len(maps), device=maps.device)[:, None]
     return maps[(image, slice(None), *at)].float()  # type: ignore[index]

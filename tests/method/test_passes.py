@@ -153,3 +153,21 @@ def test_following_circular_padding_computes_the_same():
     answers = []
     trace(model, [lambda network: answers.append(run(network, IMAGES)) or answers[-1]])
     torch.testing.assert_close(answers[0], model(IMAGES))
+
+
+def test_the_default_device_of_the_caller_changes_nothing():
+    """Here "meta", as "cuda" would be: what is made beside the network goes where it belongs."""
+    model, images = nn.Sequential(*plain(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.rand(64, 3, 12, 12)
+    options = [{"method": name} for name in ("l1", "magnitude", "taylor", "qr", "folding", "topological")]
+    options += [{"method": "topological", "space": "functional", "search": "cover"}]
+
+    def pruned():
+        kept = [topoprune.select(model, images, ratio=0.5, **each) for each in options]
+        small = topoprune.remove(model, images, kept[0], compensate=images)
+        return kept, small(images), topoprune.flops(small, images)
+
+    expected = pruned()
+    with torch.device("meta"):
+        found = pruned()
+    assert found[0] == expected[0] and found[2] == expected[2]
+    torch.testing.assert_close(found[1], expected[1])
