@@ -141,8 +141,8 @@ def trace(model: nn.Module, passes: Iterable) -> Channels:
 class _Followable(TorchFunctionMode):
     """Computes the same in steps that can be followed.
 
-    A linear layer reads contiguous inputs: others PyTorch multiplies by an expanded weight. Circular padding picks
-    positions: PyTorch writes into an empty tensor.
+    A linear layer reads contiguous inputs: others PyTorch multiplies by an expanded weight. Circular padding joins
+    slices: PyTorch writes into an empty tensor.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

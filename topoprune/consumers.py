@@ -114,8 +114,7 @@ def _consumer(
 
 def _kept(removed: dict[Coupling, np.ndarray], axis: Axis, size: int) -> np.ndarray:
     """The indices of an axis that are not removed."""
-    found = [(coupling.slices[axis], gone) for coupling, gone in removed.items() if axis in coupling.slices]
-    lost = [indices[np.isin(choices, gone)] for (choices, indices), gone in found]
+    lost = [coupling.lost(axis, gone) for coupling, gone in removed.items() if axis in coupling.slices]
     return np.setdiff1d(np.arange(size), np.concatenate([np.empty(0, int), *lost]))
 
 

@@ -63,6 +63,11 @@ class Coupling:
         """Sorted filters of a layer that go with the `chosen` choices."""
         return sorted(self.members[layer][integers(layer, chosen)].ravel().tolist())
 
+    def lost(self, axis: Axis, gone: np.ndarray) -> np.ndarray:
+        """Indices of an axis that go with the choices `gone`."""
+        choices, indices = self.slices[axis]
+        return indices[np.isin(choices, gone)]
+
     def positions(self, kept: Kept) -> list[int]:
         """The choices whose filters are all kept; a layer that `kept` does not name keeps all."""
         stays = [np.isin(self.members[x], integers(x, kept[x])).all(1) for x in self.layers if x in kept]
@@ -136,6 +141,11 @@ def width(model: nn.Module, layer: str) -> int:
     """Number of filters of a layer."""
     module: Any = model.get_submodule(layer)
     return module.out_features if isinstance(module, nn.Linear) else module.out_channels
+
+
+def widths(model: nn.Module) -> dict[str, int]:
+    """Layer -> number of its filters, for all layers that have any."""
+    return {name: width(model, name) for name, module in model.named_modules() if isinstance(module, LAYERS)}
 
 
 def integers(layer: str, chosen: Any) -> list[int]:

@@ -96,8 +96,7 @@ def _mask(network: nn.Module, coupling: Coupling, gone: np.ndarray) -> None:
     """Zero what reads the channels of some choices."""
     parameters = dict(network.named_parameters())
     for axis in coupling.readers:
-        choices, indices = coupling.slices[axis]
-        away = torch.as_tensor(indices[np.isin(choices, gone)], device=parameters[axis.tensor].device)
+        away = torch.as_tensor(coupling.lost(axis, gone), device=parameters[axis.tensor].device)
         parameters[axis.tensor].data.index_fill_(axis.axis, away, 0)
 
 
@@ -108,8 +107,8 @@ def _cut(network: nn.Module, removed: dict[Coupling, np.ndarray]) -> None:
         for name, (choices, _) in coupling.norms.items():
             norm: Any = network.get_submodule(name)
             norm.num_features -= int(np.isin(choices, gone).sum())
-        for axis, (choices, indices) in coupling.slices.items():
-            away.setdefault(axis, []).append(indices[np.isin(choices, gone)])
+        for axis in coupling.slices:
+            away.setdefault(axis, []).append(coupling.lost(axis, gone))
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     new: dict[int, Tensor] = {}
     for axis, indices in away.items():

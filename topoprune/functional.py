@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from topoprune.coupling import LAYERS, Coupling
 from topoprune.passes import batch_size, run, running_copy, some_inputs, unwrapped
+from topoprune.unfolding import batched
 
 BATCH = 128
 """Inputs of one forward pass."""
@@ -124,11 +125,6 @@ def stand_in(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     inner, prefix = unwrapped(model)
     with running_copy(inner) as network, torch.compiler.set_stance("force_eager"):
         yield network, prefix
-
-
-def batched(layer: Any, tensor: Tensor) -> Tensor:
-    """The inputs or outputs of a layer, with the axis of inputs that a call on a single one lacks."""
-    return tensor[None] if tensor.ndim < layer.weight.ndim else tensor
 
 
 def _observe(network: nn.Module, example_inputs: Any, readings: Sequence["_Reading"]) -> set[str]:

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from topoprune.channels import Channels, trace
 from topoprune.compensation import check_images, refit
-from topoprune.coupling import LAYERS, Coupling, Kept, couplings_of, integers, width
+from topoprune.coupling import LAYERS, Coupling, Kept, couplings_of, integers, widths
 from topoprune.cutting import find_difference, find_unsound, without
 from topoprune.passes import copied, each_tensor, first_inputs, plain_tensors, run, seed_generators, unwrapped
 
@@ -266,7 +266,7 @@ def _left_whole(
 
 def _removed(kept: Kept, network: nn.Module, every: list[Coupling]) -> dict[Coupling, np.ndarray]:
     """The choices that `kept` leaves out of each coupling; refuse what cannot be done."""
-    sizes = {name: width(network, name) for name, module in network.named_modules() if isinstance(module, LAYERS)}
+    sizes = widths(network)
     for layer, chosen in kept.items():
         if layer not in sizes:
             raise ValueError(f"unknown layer {layer!r}: the prunable layers are {', '.join(sizes)}")

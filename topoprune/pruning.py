@@ -13,7 +13,7 @@ from torch import nn
 from topoprune.budget import TARGETS, absolute_target, ratio_of, ratios_of, target_of
 from topoprune.compensation import check_images
 from topoprune.costs import Cost, cost, flops
-from topoprune.coupling import LAYERS, Kept, width
+from topoprune.coupling import Kept, width, widths
 from topoprune.genetic import check_number
 from topoprune.network import remove
 from topoprune.passes import first_inputs
@@ -179,25 +179,21 @@ def _remaining_ratios(
     model: nn.Module, current: nn.Module, ratio: float | int | Mapping[str, float | int], done: float | int
 ) -> dict[str, float]:
     """The ratio of every layer of the current network that leaves it what a part of the whole removal leaves."""
-    ratios, widths = {}, _widths(current)
-    ratios_of([], ratio, [*widths])  # rejects a pattern that matches no layer
-    for layer, whole in _widths(model).items():
-        now, goal = widths[layer], whole - int(whole * ratio_of(layer, ratio) * done)
+    ratios, left = {}, widths(current)
+    ratios_of([], ratio, [*left])  # rejects a pattern that matches no layer
+    for layer, whole in widths(model).items():
+        now, goal = left[layer], whole - int(whole * ratio_of(layer, ratio) * done)
         ratios[layer] = max(0.0, (now - goal + 0.5) / now) if goal < now else 0.0  # half a filter: rounding down
     return ratios
 
 
 def _tuned(between: Callable[[nn.Module, int], Any], current: nn.Module, step: int) -> nn.Module:
     """The network that `between` returned, or changed in place."""
-    widths, answer = _widths(current), between(current, step)
+    before, answer = widths(current), between(current, step)
     tuned = answer if isinstance(answer, nn.Module) else current
-    if _widths(tuned) != widths:
+    if widths(tuned) != before:
         raise ValueError(f"between must keep layers, names and filters, got {type(tuned).__name__}: return no wrapper")
     return tuned
-
-
-def _widths(model: nn.Module) -> dict[str, int]:
-    return {name: width(model, name) for name, module in model.named_modules() if isinstance(module, LAYERS)}
 
 
 def _composed(first: Kept, second: Kept) -> Kept:

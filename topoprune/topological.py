@@ -15,9 +15,10 @@ from topoprune import genetic
 from topoprune.coupling import LAYERS, Coupling
 from topoprune.cover import COVERS, covered
 from topoprune.fitness import Fitness, distance_matrix
-from topoprune.functional import batched, responses, stand_in
+from topoprune.functional import responses, stand_in
 from topoprune.network import structure
 from topoprune.passes import run
+from topoprune.unfolding import batched
 
 ACTIVATION_SIDE = 4
 """Activations are averaged to at most this many positions along each axis of an image."""

@@ -11,11 +11,15 @@ from torch import Tensor, nn
 POSITIONS = 64  # of an image, that one regression sees
 
 
+def batched(layer: Any, tensor: Tensor) -> Tensor:
+    """The inputs or outputs of a layer, with the axis of inputs that a call on a single one lacks."""
+    return tensor[None] if tensor.ndim < layer.weight.ndim else tensor
+
+
 def maps_of(module: Any, tensor: Tensor, order: Tensor) -> Tensor:
     """(images, channels, *positions) of the inputs or outputs of a layer."""
-    if isinstance(module, nn.Linear):
-        return (tensor if tensor.ndim > 1 else tensor[None]).movedim(-1, 1)[:, order]
-    return tensor if tensor.ndim == module.weight.ndim else tensor[None]
+    tensor = batched(module, tensor)
+    return tensor.movedim(-1, 1)[:, order] if isinstance(module, nn.Linear) else tensor
 
 
 def patches(module: Any, maps: Tensor) -> Tensor:

@@ -68,12 +68,12 @@ def first_filters(model: nn.Module, images: Tensor, ratio: float, multiple: int)
 
 def _removal_row(ratio: float, multiple: int, timings: list[tuple[float, Cost]], epoch_images: int) -> Row:
     seconds = statistics.median(training_seconds for training_seconds, _ in timings)
-    cost = timings[0][1]
+    counted = timings[0][1]
     return {
         "ratio": ratio,
         "multiple": multiple,
-        "parameters (M)": cost.parameters / 1e6,
-        "multiply-adds (M)": cost.flops / 1e6,
+        "parameters (M)": counted.parameters / 1e6,
+        "multiply-adds (M)": counted.flops / 1e6,
         "s an epoch": seconds * epoch_images,
         "training images/s": 1 / seconds,
         "latency (ms)": statistics.median(cost.latency_ms for _, cost in timings),
