@@ -244,7 +244,7 @@ class _Follower(TorchDispatchMode):
         output = func(*args, **kwargs)
         name = func.overloadpacket.__name__
         plain = name[:-1] if name.endswith("_") and not name.endswith("__") else name
-        if not self._is_weight_transposed(plain, args, output):
+        if not self._is_parameter_cast_or_transposed(plain, args, output):
             self._follow(func, plain, args, kwargs, output)
         return output
 
@@ -475,7 +475,12 @@ class _Follower(TorchDispatchMode):
     def _place(self) -> str:
         return next((name for name in reversed(self.inside) if name), "the network's forward")
 
-    def _is_weight_transposed(self, name: str, args: tuple, output: Any) -> bool:
+    def _is_parameter_cast_or_transposed(self, name: str, args: tuple, output: Any) -> bool:
+        """Note another form of a parameter; autocast within the network's forward casts weights and biases."""
+        if name == "_to_copy" and (parameter := self._name(args[0])):
+            self.names[id(output)] = parameter
+            self.tensors[id(output)] = output, self.labels(args[0])
+            return True
         if name in ("t", "transpose", "permute") and args[0].ndim == 2 and self._name(args[0]) and output.ndim == 2:
             self.transposed[id(output)] = output, self.names[id(args[0])]
             return True

@@ -1,5 +1,7 @@
 """Count and time what a network costs: parameters, FLOPs, latency and throughput."""
 
+import statistics
+import timeit
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +11,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from topoprune.passes import batch_size, copied_inputs, explained_call, first_inputs, run, running_copy, tensors_in
+
+BLOCKS = 10
+"""A time is the median over so many blocks of calls."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +105,18 @@ def _flops(network: nn.Module, inputs: Any) -> int:
 @torch.inference_mode()
 def _median_seconds(network: nn.Module, inputs: Any, seconds: float) -> float:
     # Imported here: it warns of a CUDA toolkit where there is no device, which most commands need not see.
-    from torch.utils.benchmark import Timer
+    from torch.utils.benchmark import timer
 
     inputs = copied_inputs(inputs)
-    timer = Timer(
+    timed = timeit.Timer(
         f"called(network, {'copied_inputs(inputs)' if _changes(network, inputs) else 'inputs'})",
         globals={"called": explained_call, "copied_inputs": copied_inputs, "network": network, "inputs": inputs},
-        num_threads=torch.get_num_threads(),
+        timer=timer,  # waits for CUDA
     )
-    once = timer.timeit(2).mean  # warms up
-    return timer.timeit(1).median if once > seconds else timer.blocked_autorange(min_run_time=seconds).median
+    once = min(timed.repeat(2, 1))  # warms up
+    calls = max(1, int(seconds / once))
+    blocks = min(calls, BLOCKS)
+    return statistics.median(timed.repeat(blocks, calls // blocks)) / (calls // blocks)
 
 
 def _changes(network: nn.Module, inputs: Any) -> bool:

@@ -49,10 +49,10 @@ def find_difference(
         _mask(masked, coupling, gone)
     _cut(small, removed)
     try:
-        answers = _answers(small, inputs)
+        answers = answers_of(small, inputs)
     except ValueError as error:
         return f"the network no longer runs without some of its filters ({one_line(error.__cause__ or error)})"
-    wanted = _answers(masked, inputs)
+    wanted = answers_of(masked, inputs)
     if [name for name, _ in wanted] != [name for name, _ in answers]:
         return "the network calls other layers without some of its filters"
     for (name, expected), (_, answer) in zip(wanted, answers, strict=True):
@@ -64,7 +64,7 @@ def find_difference(
     return None
 
 
-def _answers(network: nn.Module, inputs: Any) -> list[tuple[str, Tensor]]:
+def answers_of(network: nn.Module, inputs: Any) -> list[tuple[str, Tensor]]:
     """The output of every layer and of the network (its name is empty), in the order of the calls."""
     found: list[tuple[str, Tensor]] = []
     hooks = [

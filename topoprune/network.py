@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from topoprune.channels import Channels, trace
 from topoprune.compensation import check_images, refit
 from topoprune.coupling import LAYERS, Coupling, Kept, couplings_of, integers, widths
-from topoprune.cutting import find_difference, find_unsound, without
+from topoprune.cutting import answers_of, find_difference, find_unsound, without
 from topoprune.passes import copied, each_tensor, first_inputs, plain_tensors, run, seed_generators, unwrapped
 
 TOLERANCE = 1e-3
@@ -212,12 +212,11 @@ def _prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, fl
             network = network.to(dtype)
             inputs = each_tensor(inputs, lambda x: x.float() if x.is_floating_point() else x)
         try:
-            with torch.no_grad():
-                run(copied(network), inputs)
+            answers = answers_of(copied(network), inputs)
         except ValueError as error:
             failure = error
             continue
-        precise = all(p.dtype in (torch.float32, torch.float64) for p in network.parameters())
+        precise = not any(answer.dtype in (torch.float16, torch.bfloat16) for _, answer in answers)
         return network, inputs, TOLERANCE if precise else 50 * TOLERANCE
     raise failure
 

@@ -14,7 +14,7 @@ from topoprune.report import benchmarks
 from topoprune.study import Trial, records_store
 from topoprune.study.trial import spec_key
 
-KILLS, EPOCHS = 7, 2
+KILLS, EPOCHS = 4, 2
 
 
 @pytest.mark.parametrize(

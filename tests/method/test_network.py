@@ -1,12 +1,14 @@
 """Removal against masking, FLOPs against the literature, networks that we did not write."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
 import torchvision
-from foreign import IMAGES, ChangesItsInput, Residual, centred
+from foreign import IMAGES, ChangesItsInput, Depthwise, Grouped, Residual, centred
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -251,6 +253,34 @@ CALLS = {
 }
 
 
+class UnderAutocast(nn.Module):
+    """Enters autocast in its own `forward`, as PyTorch advises for networks that run in several threads."""
+
+    def __init__(self, inner, dtype):
+        super().__init__()
+        self.inner, self.dtype = inner, dtype
+
+    def forward(self, images):
+        with torch.autocast("cpu", self.dtype):
+            return self.inner(images).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [Residual, Grouped, Depthwise])
+def test_a_network_that_enters_autocast_itself_is_pruned_as_the_plain_one(kind, dtype):
+    images, plain = torch.rand(64, 3, 8, 8), residual(kind)
+    model = UnderAutocast(plain, dtype).eval()
+    found, expected = structure(model, images), structure(plain, images)
+    assert [c.layers for c in found.couplings] == [tuple(f"inner.{x}" for x in c.layers) for c in expected.couplings]
+    kept = topoprune.select(model, images, "l1")
+    assert kept == {f"inner.{layer}": filters for layer, filters in topoprune.select(plain, images, "l1").items()}
+    refitted = topoprune.remove(model, images, kept, compensate=images)
+    errors = [
+        (small(images) - model(images)).square().mean() for small in (topoprune.remove(model, images, kept), refitted)
+    ]
+    assert errors[1] < errors[0]
+
+
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_autocast_around_a_call_changes_nothing(call):
     model = residual()
@@ -279,6 +309,18 @@ def test_every_timed_pass_of_a_network_that_changes_its_input_begins_with_the_im
 
     model = Refuses(3, 4, 3)
     assert topoprune.cost(model, IMAGES, seconds=0.001).images_per_second > 0
+
+
+def test_timing_takes_about_as_long_as_was_asked_for():
+    calls = []
+
+    class Sleeps(nn.Module):
+        def forward(self, x):
+            calls.append(time.sleep(0.01))
+            return x
+
+    assert latency_ms(Sleeps(), IMAGES, seconds=0.1) >= 10
+    assert 2 < len(calls) <= 3 + 10  # three to see whether it changes its inputs and to warm up
 
 
 class Counts(nn.Module):

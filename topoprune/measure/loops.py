@@ -67,17 +67,17 @@ def batches(workload: Workload) -> list[Row]:
     """Training by the usual loop and by ours, images a second, by the images of a step."""
     keep_memory()
     images = max(workload.images, 2 * max(workload.batches))
-    return [_at_batch(replace(workload, batch=batch, images=images)) for batch in workload.batches]
+    with new_processes(1) as pool:
+        return [_at_batch(replace(workload, batch=batch, images=images), pool) for batch in workload.batches]
 
 
-def _at_batch(workload: Workload) -> Row:
+def _at_batch(workload: Workload, pool: ProcessPoolExecutor) -> Row:
     data = workload.resident_data()
     our_loop(workload.network(), data, workload)  # warms up; the usual loop does not time its first step
-    with new_processes(1) as pool:
-        rounds = [
-            (_in_process(pool, partial(usual_loop, workload)), our_loop(workload.network(), data, workload))
-            for _ in range(workload.rounds)
-        ]
+    rounds = [
+        (_in_process(pool, partial(usual_loop, workload)), our_loop(workload.network(), data, workload))
+        for _ in range(workload.rounds)
+    ]
     return {
         "batch": workload.batch,
         "usual images/s": statistics.median(1 / usual for usual, _ in rounds),

@@ -39,7 +39,7 @@ FAMILIES = {
 
 def peaks(workload: Workload) -> list[Row]:
     """The peak: the rate of a large matrix product, the best of many, in the precisions that are used."""
-    size = 8192 if workload.device == "cuda" else 2048
+    size = workload.product
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")  # on CUDA TF32, which float32 convolutions use by default
     rows = []

@@ -143,7 +143,7 @@ _QUICK = Profile(
     dense=Recipe(epochs=10, batch=128, peak_rate=0.2),
     recovery=Recipe(epochs=3, batch=128, peak_rate=0.05),
     layer="features.24",
-    search={"population": 32, "generations": 15},
+    search={"population": 24, "generations": 8},
     ablation="quick-ablation",
     longer="quick-recovery",
     beyond="quick-beyond",

@@ -155,7 +155,7 @@ def explains(records: Sequence[Record], plan: Profile) -> dict:
         "claim": "B5",
         "name": "The lost mass explains accuracy",
         "tested": "the lost mass explains accuracy beyond ratio and method, better than norm, rank and weights do",
-        "effect": "" if row is None else f"{row['effect']:+.2f} points for one SD ({_TARGET_NAMES[target]})",
+        "effect": "" if row is None else f"{row['effect']:+z.2f} points for one SD ({_TARGET_NAMES[target]})",
         "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
         "tally": f"{said.count(SUPPORTED)} of {len(said)} targets speak for it, {said.count(NOT_SUPPORTED)} against: "
@@ -212,7 +212,7 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
     for key, predictor in {"mass": LOST_MASS, "distance": DISTANCE}.items():
         for mending in ACCURACIES[:2]:
             rank = ranks.loc[mending, predictor]
-            found[f"{key}_rank_{mending}"] = NOT_ON_RECORD if np.isnan(rank) else f"{rank:+.2f}"
+            found[f"{key}_rank_{mending}"] = NOT_ON_RECORD if np.isnan(rank) else f"{rank:+z.2f}"
     plain = after[[name for name in after.index if not name.endswith(COMPENSATED)]]
     return found | {
         "plain_low": percent(plain.min()),
@@ -278,6 +278,10 @@ def percent(value: float) -> str:
 
 
 def points(row: pd.Series) -> str:
-    """A difference with its interval, where it has one, as prose quotes it."""
-    interval = "" if np.isnan(row["low"]) else f" (95 % interval {row['low']:+.1f} to {row['high']:+.1f})"
-    return f"{row['difference']:+.1f} points{interval}"
+    """A difference with its interval, where it has one, as prose quotes it.
+
+    >>> points(pd.Series({"difference": -0.04, "low": np.nan, "high": np.nan}))
+    '+0.0 points'
+    """
+    interval = "" if np.isnan(row["low"]) else f" (95 % interval {row['low']:+z.1f} to {row['high']:+z.1f})"
+    return f"{row['difference']:+z.1f} points{interval}"

@@ -168,7 +168,7 @@ def cost_of_selection(records: Sequence[Record]) -> dict:
         "claim": "4",
         "name": "Cost of selection",
         "tested": "cost of selection, measured: topological less the mean of L1, L2, FPGM",
-        "effect": f"{extra.mean():+.1f} s (medians: {medians})" if len(extra) else "",
+        "effect": f"{extra.mean():+z.1f} s (medians: {medians})" if len(extra) else "",
         "interval": _interval(len(extra), low, high),
         "seeds": len(extra),
         "verdict": "measured",
@@ -201,8 +201,8 @@ def _explanation(name: str, test: str, table: pd.DataFrame, decides: bool, compl
     effect, below = "", False
     if row is not None:
         below = TARGETS[row["target"]] < 0
-        correlation = f"partial correlation {row['partial correlation']:+.2f}"
-        effect = f"{row['effect']:+.2f} points of {row['target']} for one SD ({correlation})"
+        correlation = f"partial correlation {row['partial correlation']:+z.2f}"
+        effect = f"{row['effect']:+z.2f} points of {row['target']} for one SD ({correlation})"
     return {
         "claim": "5",
         "name": name,
@@ -282,7 +282,7 @@ def claim_verdict(
         "claim": claim,
         "name": name,
         "tested": tested,
-        "effect": "" if row is None else f"{row['difference']:+.2f} {unit} ({_cell_name(row)})",
+        "effect": "" if row is None else f"{row['difference']:+z.2f} {unit} ({_cell_name(row)})",
         "interval": interval_of(row),
         "seeds": 0 if row is None else int(row["seeds"]),
         "tally": f"{np.isin(cells, list(good)).sum()} of {planned} cells speak for it, {refuting.sum()} against",
@@ -375,4 +375,4 @@ def _interval(seeds: int, low: float, high: float) -> str:
         return "none: not on record"
     if np.isnan(low):
         return "none: one seed" if seeds == 1 else "none: no spread"
-    return f"{low:+.2f} to {high:+.2f}"
+    return f"{low:+z.2f} to {high:+z.2f}"

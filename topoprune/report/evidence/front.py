@@ -87,7 +87,7 @@ def _interval_over_random(frame: pd.DataFrame) -> str:
     """The 95 % interval of topological less random removal at `PRIMARY_RATIO`, paired within networks."""
     after = frame[frame["ratio"] == PRIMARY_RATIO].pivot_table(index="seed", columns="method", values="test")
     found = paired_difference((after[TOPOLOGICAL] - after[RANDOM]).dropna())
-    return f"95 % interval {found['low']:+.1f} to {found['high']:+.1f}"
+    return f"95 % interval {found['low']:+z.1f} to {found['high']:+z.1f}"
 
 
 def hours(records: Sequence[Record]) -> float:

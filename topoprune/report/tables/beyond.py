@@ -93,4 +93,4 @@ def _gain(cell: pd.DataFrame) -> str:
 def difference_and_interval(row: pd.Series) -> str:
     """A difference in points with its sign, and half of its interval where there are networks enough."""
     interval = f" ± {np.nan_to_num(row['high'] - row['low']) / 2:.1f}" if row["seeds"] >= LEAST_SEEDS else ""
-    return f"{row['difference']:+.1f}{interval}"
+    return f"{row['difference']:+z.1f}{interval}"

@@ -87,7 +87,7 @@ def differences_by_ratio(differences: pd.DataFrame, digits: int = 2) -> pd.DataF
     frame = differences.rename(columns={"rival": "method"}).set_index(["method", "ratio"])
     halves = (frame["high"] - frame["low"]) / 2
     cells = [
-        f"{difference:+.{digits}f}" + ("" if np.isnan(half) else f" ± {half:.{digits}f}")
+        f"{difference:+z.{digits}f}" + ("" if np.isnan(half) else f" ± {half:.{digits}f}")
         for difference, half in zip(frame["difference"], halves, strict=True)
     ]
     table = _methods_by_ratio(pd.Series(cells, index=frame.index, dtype=object))
