@@ -6,6 +6,7 @@ functional cloud: the points that `Responses.points` gives, with the metric "sin
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from topoprune.coupling import LAYERS, Coupling
+from topoprune.network import PruningWarning
 from topoprune.passes import batch_size, run, running_copy, some_inputs, unwrapped
 from topoprune.unfolding import batched
 
@@ -92,6 +94,9 @@ def responses(model: nn.Module, example_inputs: Any, couplings: list[Coupling]) 
     Raises:
         ValueError: the network does not run on the inputs, or answers with NaN or infinity.
 
+    Warns:
+        PruningWarning: some channels outnumber the values, over inputs and positions, by which they are described.
+
     Example:
         >>> from topoprune import couplings
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -109,6 +114,7 @@ def responses(model: nn.Module, example_inputs: Any, couplings: list[Coupling]) 
         ]
         if any(writings):
             _observe(network, example_inputs, [writing for own in writings for writing in own])
+        _warn_of_few_values(couplings, [reads + writes for reads, writes in zip(readings, writings, strict=True)])
         return [
             _checked(_summed(coupling, _weights(network, coupling), reads, writes), coupling)
             for coupling, reads, writes in zip(couplings, readings, writings, strict=True)
@@ -266,6 +272,22 @@ def _places(choices: np.ndarray, indices: np.ndarray) -> Places:
     choices, indices = choices[order], indices[order]
     which = np.arange(len(choices)) - np.searchsorted(choices, choices)
     return [(choices[which == turn], indices[which == turn]) for turn in range(which.max(initial=-1) + 1)]
+
+
+def _warn_of_few_values(couplings: list[Coupling], observed: list[list[_Reading]]) -> None:
+    counts = [
+        (coupling, sum(reading.rows for reading in own)) for coupling, own in zip(couplings, observed, strict=True)
+    ]
+    few = [(coupling, rows) for coupling, rows in counts if 0 < rows < coupling.choices]
+    if few:
+        coupling, rows = min(few, key=lambda pair: pair[1] / pair[0].choices)
+        more = f", and so are those of {len(few) - 1} more" if len(few) > 1 else ""
+        warnings.warn(
+            f"the {coupling.choices} channels of {coupling.layers[0]} are compared on {rows} values each{more}: a "
+            "choice among them says little; pass more example inputs, 500 to 1,000 describe an image network",
+            PruningWarning,
+            stacklevel=3,
+        )
 
 
 def _checked(channels: Responses, coupling: Coupling) -> Responses:

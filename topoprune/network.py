@@ -27,7 +27,7 @@ TOLERANCE = 1e-3
 
 
 class PruningWarning(UserWarning):
-    """A layer is left whole; the message says which and why.
+    """A layer is left whole, or few inputs describe its channels; the message says which and why.
 
     Example:
         >>> import warnings

@@ -11,7 +11,7 @@ from torch import nn
 
 from topoprune import couplings, criteria, distance_matrix, remove, run_selection, select
 from topoprune.functional import Responses, responses
-from topoprune.network import structure
+from topoprune.network import PruningWarning, structure
 from topoprune.topological import SEARCHES, points
 
 
@@ -433,3 +433,15 @@ def test_options_that_mean_nothing_are_refused():
         select(chain(), images(), "topological", search="tree")
     with pytest.raises(ValueError, match="unknown space 'function': choose from weights, folded, activations, funct"):
         select(chain(), images(), "topological", space="function")
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "qr"}, {"method": "topological", "space": "functional", "search": "cover"}]
+)
+def test_a_choice_on_fewer_values_than_channels_warns(options):
+    """Six and eight channels are read at four positions of an image; two images have eight values."""
+    with pytest.warns(
+        PruningWarning, match="the 8 channels of 3 are compared on 4 values each, and so are those of 1 more"
+    ):
+        select(chain(), images(1, size=4), **options)
+    select(chain(), images(2, size=4), **options)

@@ -65,18 +65,25 @@ def test_what_the_readme_says_beyond_the_thesis_is_on_record(published):
     assert (search - chance).max() < 0.5 and (before.loc["functional cover"] - chance).min() > 5
     assert before.min().round().tolist() == [18, 63] and before.max().round().tolist() == [35, 73]
     assert [round(row["none"]) for row in (search, chance, before.loc["functional cover"])] == [20, 20, 33]
+    assert round(chance["convolution"]) == 66 and before["convolution"].idxmax() == "optimal brain surgeon"
     assert frames.trials(records)["dense test"].mean() == pytest.approx(86, abs=0.5)
 
 
 def test_what_the_readme_says_of_full_width_is_on_record(published):
-    wide = frames.removals_by_network(study.companion_records("study", "wide")).query("ratio == 0.5")
-    wide = wide.set_index("method").loc[["random", "functional cover"], ["none", "convolution"]]
+    every = frames.removals_by_network(study.companion_records("study", "wide")).set_index("method")
+    half = every.query("ratio == 0.5")
+    wide = half.loc[["random", "functional cover"], ["none", "convolution"]]
     assert wide.round().to_numpy().tolist() == [[38, 87], [48, 88]]
     assert wide.shape == (2, 2)  # one network
+    assert half["convolution"].idxmax() == "optimal brain surgeon"
+    little = every.query("ratio == 0.3")
+    lost = little["dense test"] - little["convolution"]
+    assert lost[["functional cover", "L1"]].round(1).to_dict() == {"functional cover": 1.7, "L1": 2.5}
     after = frames.trials(study.companion_records("study", "wide")).query("ratio == 0.5").set_index("method")["test"]
     mended = {name.removesuffix(COMPENSATED): end for name, end in after.items() if name.endswith(COMPENSATED)}
     plain = after[[name for name in after.index if not name.endswith(COMPENSATED)]]
     assert (len(plain), plain.min().round(1), plain.max().round(1)) == (7, 89.8, 90.4)
+    assert round(plain["functional cover"] - plain["random"], 1) == 0.1
     assert len(mended) == 4 and max(abs(end - plain[name]) for name, end in mended.items()) < 0.5  # forgotten
 
 
