@@ -248,14 +248,15 @@ def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module
 
     Args:
         model: runs in evaluation mode except for its BatchNorms.
-        data: training batches of (inputs, labels); the labels are not used.
+        data: training batches, tensors of inputs or pairs (inputs, labels), of which the labels are not used; or one
+            tensor, which is one batch.
         batches: number of batches that are read.
 
     Raises:
         ValueError: no batches, or batches of another kind.
 
     Example:
-        >>> norm = recalibrate(nn.BatchNorm1d(1), [(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1]))])
+        >>> norm = recalibrate(nn.BatchNorm1d(1), torch.tensor([[1.0], [3.0]]))
         >>> norm.running_mean.item(), norm.running_var.item()
         (2.0, 2.0)
     """
@@ -267,7 +268,7 @@ def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module
             for norm in norms:
                 norm.train().reset_running_stats()
                 norm.momentum = None  # the mean over all batches
-            for inputs, _ in islice(_batches(data, device), batches):
+            for inputs, _ in islice(_batches(_as_pairs(data), device), batches):
                 _scores(model, inputs)
             done = True
         finally:
@@ -280,6 +281,12 @@ def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module
 
 def _device(model: nn.Module) -> torch.device:
     return next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
+
+
+def _as_pairs(data: Iterable) -> Iterator:
+    """Batches whose labels are not needed: a tensor alone becomes a pair."""
+    for batch in [data] if isinstance(data, Tensor) else data:
+        yield (batch, None) if isinstance(batch, Tensor) else batch
 
 
 def _batches(data: Iterable, device: torch.device) -> Iterator[tuple]:

@@ -649,6 +649,14 @@ def test_recalibration_reads_as_many_batches_as_asked_for():
     assert model[1].num_batches_tracked == 12
 
 
+def test_recalibration_needs_no_labels():
+    data = list(loader())
+    expected = recalibrate(network(), data)
+    assert same(expected, recalibrate(network(), [images for images, _ in data]))
+    one = data[0][0]
+    assert same(recalibrate(network(), [one]), recalibrate(network(), one))
+
+
 def test_a_frozen_batch_norm_is_recalibrated_too():
     """It holds the statistics of the dense network, which the pruned one does not have."""
     model, expected = network().train(), network().train()
