@@ -14,23 +14,34 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Error, Playwright, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-CURE = f"install one ({', '.join(NAMES)}), or name it: BROWSER=/path/to/chromium"
+VARIABLE = "TOPOPRUNE_BROWSER"
+CURE = f"install one ({', '.join(NAMES)}), or name it: {VARIABLE}=/path/to/chromium"
 
 
 def main() -> None:
-    """Install Debian's Chromium if no browser is found; an error is one line."""
-    if executable() is None:
+    """Install Debian's Chromium if no browser is found, nor named; an error is one line."""
+    try:
+        found = executable()
+    except RuntimeError as error:
+        raise SystemExit(f"browser.py: {error}") from None
+    if found is None:
         _install()
     if executable() is None:
         raise SystemExit(f"browser.py: found no browser and could not install Chromium: {CURE}")
 
 
 def executable() -> str | None:
-    """The browser that BROWSER names, or else the first of `NAMES` on the PATH."""
-    if named := os.environ.get("BROWSER"):
+    """The browser that TOPOPRUNE_BROWSER names, or else the first of `NAMES` on the PATH.
+
+    Raises:
+        RuntimeError: the one that is named does not exist.
+    """
+    if named := os.environ.get(VARIABLE):
+        if shutil.which(named) is None:
+            raise RuntimeError(f"{VARIABLE} names {named}, which is no program: correct it, or unset it")
         return shutil.which(named)
     return next(filter(None, map(shutil.which, NAMES)), None)
 
@@ -40,13 +51,13 @@ def opened() -> Iterator[Browser]:
     """Open the browser without a window.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: there is none, or it does not start.
     """
     path = executable()
     if path is None:
         raise RuntimeError(f"found no browser: {CURE}")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
+        browser = _launched(playwright, path)
         try:
             yield browser
         finally:
@@ -63,6 +74,14 @@ def served(folder: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
+
+
+def _launched(playwright: Playwright, path: str) -> Browser:
+    try:
+        return playwright.chromium.launch(executable_path=path)
+    except Error as error:
+        cause = error.message.splitlines()[0]
+        raise RuntimeError(f"{path} does not start ({cause}): let {VARIABLE} name a Chromium or Chrome") from None
 
 
 class _Silent(http.server.SimpleHTTPRequestHandler):

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
 MOST_PROCESSES = 8
+FOLDERS = ("TOPOPRUNE_RESULTS", "TOPOPRUNE_CACHE", "TOPOPRUNE_DATA")
 PDF_LINK = 'Or read the book <a href="../topoprune.pdf">as one PDF</a>.'
 LONGEST = ("own", "beyond", "intro", "explain", "comparison")
 """Chapters that take longest. They are begun first, so that no core is idle at the end."""
@@ -40,6 +41,7 @@ LONGEST = ("own", "beyond", "intro", "explain", "comparison")
 def main() -> None:
     """Parse the options and stage the book; any known error is one line."""
     options = _parser().parse_args()
+    _make_folders_absolute()
     parameters = {"profile": options.profile, "device": options.device, "seeds": options.seeds, **dict(options.set)}
     may_run = not os.environ.get("TOPOPRUNE_NO_RUN")
     if options.force and not may_run:
@@ -191,7 +193,6 @@ def execute(path: Path, parameters: dict) -> float:
 def publish(path: Path, parameters: dict, seconds: float) -> None:
     """Move an executed chapter into the stage, without what was printed to stderr, and note where it came from."""
     from topoprune._engine.precision import default_device
-    from topoprune.study import results_folder
     from topoprune.study.provenance import provenance
 
     notebook = nbformat.read(_partial(path), as_version=4)
@@ -204,7 +205,7 @@ def publish(path: Path, parameters: dict, seconds: float) -> None:
     papermill_metadata.input_path = papermill_metadata.output_path = str(path)  # no path of this machine
     notebook.metadata["topoprune"] = provenance(parameters.get("device") or default_device(), seconds) | {
         "lock": _digest(ROOT.glob("requirements.lock")),
-        "records": _digest(results_folder().glob(f"{parameters.get('profile')}.jsonl")),
+        **_digest_of_records(parameters.get("profile")),
     }
     nbformat.write(notebook, _partial(path))
     os.replace(_partial(path), STAGE / path)
@@ -220,13 +221,29 @@ def _partial(path: Path) -> Path:
     return BUILD / "partial" / path.name
 
 
-def _digest(paths: Iterator[Path]) -> str:
+def _make_folders_absolute() -> None:
+    """Chapters run in another folder than training: for both a folder is relative to that of the caller."""
+    os.environ.update({name: os.path.abspath(os.environ[name]) for name in FOLDERS if os.environ.get(name)})
+
+
+def _digest_of_records(profile: str | None) -> dict[str, str]:
+    """The digest of the records of a profile and its companions, as `records`; nothing where none are on record."""
+    from topoprune import study
+
+    stores = [study.records_store(name).path for name in study.with_companions(profile)] if profile else []
+    on_record = [path for path in stores if path.exists()]
+    return {"records": _digest(on_record)} if on_record else {}
+
+
+def _digest(paths: Iterable[Path]) -> str:
     """SHA-256 of the files' contents, in the order of their names."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
 
 
 def _origin() -> str:
-    """The address of the repository that this checkout was cloned from; empty if git knows none."""
+    """The address of the repository that this checkout was cloned from; empty if git knows none, or is missing."""
+    if shutil.which("git") is None:
+        return ""
     done = subprocess.run(["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""
 

@@ -1,5 +1,6 @@
 """The set-up files agree with each other, and the book is staged as it should be."""
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -252,15 +253,55 @@ def test_an_error_of_a_run_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(stopped.value)
 
 
-def test_a_chapter_is_published_whole(project):
+def test_a_chapter_is_published_whole(project, monkeypatch):
     path, parameters = Path("book/one.ipynb"), {"profile": "pilot"}
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(project))
+    for name in ("pilot", "pilot-beyond", "quick"):
+        (project / f"{name}.jsonl").write_text(f"{name}\n")
     build.publish(path, parameters, build.execute(path, parameters))
     notebook = nbformat.read(build.STAGE / "book" / "one.ipynb", as_version=4)
     assert [output.text for output in notebook.cells[-1].outputs] == ["pilot\n"]
     assert notebook.metadata.topoprune.versions.torch
-    assert len(notebook.metadata.topoprune.records) == 64
+    of_both = hashlib.sha256(b"pilot-beyond\npilot\n").hexdigest()  # in the order of the files' names
+    assert notebook.metadata.topoprune.records == of_both
     assert str(project) not in nbformat.writes(notebook)
     assert not (project / "_build" / "partial" / "one.ipynb").exists()
+
+
+@pytest.mark.parametrize("parameters", [{"profile": "pilot"}, {}], ids=["nothing on record", "no profile"])
+def test_a_chapter_without_records_has_no_digest_of_them(project, monkeypatch, parameters):
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(project))
+    path = Path("book/one.ipynb")
+    notebook = nbformat.read(project / path, as_version=4)
+    notebook.metadata["papermill"] = {"input_path": str(project), "output_path": str(project)}
+    (project / "_build" / "partial").mkdir()
+    nbformat.write(notebook, project / "_build" / "partial" / "one.ipynb")
+    build.publish(path, parameters, 1.0)
+    published = nbformat.read(build.STAGE / path, as_version=4).metadata.topoprune
+    assert "records" not in published and published.versions.torch
+
+
+def test_training_and_chapters_read_the_folders_of_the_caller(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["build.py"])
+    monkeypatch.setenv("TOPOPRUNE_NO_RUN", "1")
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", "results")
+    monkeypatch.setenv("TOPOPRUNE_CACHE", "../cache")
+    monkeypatch.setenv("TOPOPRUNE_DATA", "")  # as if it were not set
+    monkeypatch.setattr(build, "stage_pages", lambda pdf: None)
+    seen = {}
+    monkeypatch.setattr(build, "execute_side_by_side", lambda todo: seen.update(os.environ))
+    build.main()
+    assert [seen[name] for name in build.FOLDERS] == [
+        str(tmp_path / "results"),
+        str(tmp_path.parent / "cache"),
+        "",
+    ]
+
+
+def test_without_git_the_book_has_no_repository(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert build._origin() == ""
 
 
 def test_a_chapter_that_fails_is_not_published(project):

@@ -58,6 +58,23 @@ def test_under_autocast_values_are_of_its_precision_and_gradients_of_the_weights
         assert (one.float() - other).norm() < 2**-7 * other.norm()
 
 
+@pytest.mark.parametrize("types", [(torch.float64, torch.float64), (torch.float32, torch.float64)])
+def test_autocast_leaves_float64_alone(types):
+    images, layer = values(2, 64, 2, 2).to(types[0]), layer_of(64, 32, 3, padding=1).to(types[1])
+
+    def convolve():
+        try:
+            return layer(images)
+        except RuntimeError as error:  # of types that cannot be mixed
+            return type(error)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = convolve()
+        with convolutions.SmallAsProducts(weights=0):
+            found = convolve()
+    assert torch.equal(found, expected) if types[0] is types[1] else found is expected is RuntimeError
+
+
 def is_product(layer, side) -> bool:
     with (
         profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled,

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from topoprune._engine import convolutions, muon, precision
-from topoprune.training import Recipe, train
+from topoprune.training import Recipe, accuracy, recalibrate, train
 
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
@@ -69,6 +69,22 @@ def test_training_computes_in_the_precision_of_the_device(dtype, monkeypatch):
     assert seen == {dtype}
     assert epoch.loss is not None
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_float64_network_stays_float64_where_small_images_are_products(monkeypatch):
+    monkeypatch.setattr(precision, "precision", lambda device: torch.bfloat16)
+    torch.manual_seed(0)
+    layers = nn.Conv2d(128, 128, 3, padding=1), nn.BatchNorm2d(128), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    seen, model = set(), nn.Sequential(*layers).double()
+    model[0].register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    data = [(torch.randn(4, 128, 2, 2).double(), torch.arange(4))]
+    train(model, data, Recipe(epochs=1), data)
+    recalibrate(model, data)
+    assert 0 <= accuracy(model, data) <= 1
+    assert seen == {torch.float64}
+    with torch.no_grad():
+        exact = model[0](data[0][0]).mean((0, 2, 3))
+    torch.testing.assert_close(model[1].running_mean, exact)
 
 
 def weight(*shape, layout=torch.channels_last) -> nn.Parameter:

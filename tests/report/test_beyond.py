@@ -306,6 +306,29 @@ def test_the_first_figure_names_few_choices_and_greys_the_others(records):
     assert any(np.allclose(line, means[FUNCTIONAL]) for line in drawn)
 
 
+def test_intervals_are_drawn_at_ratios_with_three_networks_alone(records):
+    """At the second ratio two of the four networks are on record."""
+    few = [
+        one
+        for one in records
+        if not isinstance(one.spec, Removal) or one.spec.ratio == RATIOS[0] or one.spec.dense.seed < 2
+    ]
+    for drawn, places in ((records, list(RATIOS)), (few, [RATIOS[0]])):
+        for axes in figures.damage_by_choice(drawn).axes:
+            intervals = [bars for container in axes.containers for bars in container.lines[2]]
+            assert len(intervals) == 6  # of the choices that are named
+            for bars in intervals:
+                assert [segment[0][0] for segment in bars.get_segments()] == places
+                assert all(low[1] < high[1] for low, high in bars.get_segments())
+
+
+def test_recovered_networks_are_counted_of_the_four_mended_choices_and_of_all(records):
+    found = evidence.beyond_findings(records)
+    assert found["plain_recovered"].endswith(" of 16") and found["mended_recovered"].endswith(" of 16")
+    assert found["plain_recovered_all"] == f"{7 * 4} of {7 * 4}"
+    assert evidence.beyond_findings([])["plain_recovered_all"] == "(not on record)"
+
+
 def test_tables_have_a_line_for_each_choice_in_the_book_s_order(records):
     names = [frames.NAMES[name] for name in CHOICES]
     for table in (tables.mending_table(records), tables.gain_table(records)):

@@ -37,14 +37,49 @@ def test_what_is_left_of_the_gain_is_paired_within_a_network():
     assert kept["difference"].to_dict() == pytest.approx(KEPT) and set(kept["seeds"]) == {3}
 
 
-def test_recipes_are_compared_with_the_first_on_the_networks_that_both_have():
-    records = explored(4)
-    missing = [one for one in records if isinstance(one.spec, Trial) and one.spec.recovery == PLAN.recovery]
-    gains = evidence.recipe_gains([one for one in records if one is not missing[-1]]).set_index(["arm", "recipe"])
+def lacking(records: list, seeds: set[int], recipe=PLAN.recovery, arms=("", "convolution")) -> list:
+    """The records without a recipe's trials of some networks."""
+    return [
+        one
+        for one in records
+        if not isinstance(one.spec, Trial)
+        or one.spec.recovery != recipe
+        or one.spec.dense.seed not in seeds
+        or one.spec.compensation not in arms
+    ]
+
+
+def test_means_side_by_side_are_those_of_the_same_networks():
+    """Network 0, two points below the mean of all four, lacks the last recipe alone."""
+    first, *others = explored(4)
+    first = dataclasses.replace(first, result={**first.result, "test": 0.8})  # drawn, its dense accuracy would show
+    records = [first, *lacking(others, {0}, PLAN.recoveries[-1])]
+    table = tables.fine_tunings_table(records)
+    assert table["plain (%)"].tolist() == ["82.0 ± 2.5"] * 3 and table["networks"].tolist() == [3] * 3
+    assert table["recovered"].str.endswith(" of 6").all()
+    assert set(evidence.kept_gains(records)["seeds"]) == {3}
+    found = evidence.explored_findings(records, PLAN)
+    assert (found["networks"], found["tuned_networks"], found["final"]) == (4, 3, "82.0 %")
+    figure = figures.ways_of_fine_tuning(records)
+    assert set(figure.data["seed"]) == {1, 2, 3}
+    assert figure.axes[0].lines[-1].get_ydata()[0] == pytest.approx(90.0)
+    assert figure.legends[0].get_title().get_text() == "means over the same 3 networks"
+
+
+def test_where_no_network_has_all_recipes_each_recipe_keeps_its_own():
+    records = lacking(lacking(explored(3), {0, 1}), {2}, PLAN.recoveries[-1])
+    table = tables.fine_tunings_table(records).set_index("recipe")
+    assert table.loc[RECIPES, "networks"].tolist() == [1, 3, 2]
+    figure = figures.ways_of_fine_tuning(records)
+    assert figure.legends[0].get_title().get_text() == "means over different networks, 3 in all"
+
+
+def test_recipes_are_compared_with_the_first_on_the_networks_that_all_have():
+    gains = evidence.recipe_gains(lacking(explored(4), {3}, arms=("convolution",))).set_index(["arm", "recipe"])
     assert gains["difference"].to_dict() == pytest.approx(
         {(arm, recipe): KEPT[recipe] * (arm == "refitted") for arm in ("plain", "refitted") for recipe in RECIPES[1:]}
     )
-    assert gains.loc["plain", "seeds"].tolist() == [4, 4] and gains.loc["refitted", "seeds"].tolist() == [3, 3]
+    assert set(gains["seeds"]) == {3}
 
 
 def test_recipes_differ_in_words():
@@ -106,8 +141,7 @@ def test_findings_are_text_that_a_sentence_can_hold(missing):
 
 
 def test_without_the_first_recipe_the_others_add_to_nothing():
-    lacking = [one for one in explored(3) if not (isinstance(one.spec, Trial) and one.spec.recovery == PLAN.recovery)]
-    found = evidence.explored_findings(lacking, PLAN)
+    found = evidence.explored_findings(lacking(explored(3), {0, 1, 2}), PLAN)
     assert found["final"] == found["better_2"] == "(not on record)" and found["kept_2"].startswith("+2.0 points")
 
 

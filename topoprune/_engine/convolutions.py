@@ -19,7 +19,8 @@ LARGEST, MANY = 4, 100_000
 class SmallAsProducts(TorchFunctionMode):
     """Within it, convolutions of images of at most `columns` columns with at least `weights` weights are products.
 
-    A convolution with a stride, a dilation, groups, an even kernel or a padding other than half the kernel is not.
+    A convolution with a stride, a dilation, groups, an even kernel or a padding other than half the kernel is not, nor
+    one in float64 under autocast, which leaves float64 alone.
     """
 
     def __init__(self, columns: int = LARGEST, weights: int = MANY):
@@ -43,6 +44,7 @@ class SmallAsProducts(TorchFunctionMode):
             and stride in (1, (1, 1))
             and dilation in (1, (1, 1))
             and groups == 1
+            and not (torch.float64 in (input.dtype, weight.dtype) and torch.is_autocast_enabled(input.device.type))
         )
 
 

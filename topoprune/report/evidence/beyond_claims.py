@@ -181,7 +181,8 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         NAME_plain, NAME_mended: after fine-tuning, of the choices `_QUOTED`; plain_low, plain_high: the worst and the
         best choice after fine-tuning, plain; over_thesis, over_random: points of the functional choice over these after
         fine-tuning, plain, with the interval; over_obs: over OBS before it, refitted; thesis_refitted: the thesis's
-        choice over random removal there; plain_recovered, mended_recovered: runs that recovered at `RECOVERY_RATIO`;
+        choice over random removal there; plain_recovered, mended_recovered: runs of `MENDED_METHODS` that recovered at
+        `RECOVERY_RATIO`, of how many; plain_recovered_all: the same of all choices, plain;
         ratio, recovery_ratio: these two ratios; spread_SPACE, radius_SPACE: means of `frames.cloud_frame` over layers
         and networks; mass_rank_MENDING, distance_rank_MENDING: `rank_correlations` of the lost mass and the
         topological distance with the accuracy before fine-tuning.
@@ -252,7 +253,11 @@ def _of_planned(on_record: int, planned: int) -> str:
 
 def _recovered(frame: pd.DataFrame) -> dict[str, str]:
     at_ratio = frame[frame["ratio"] == RECOVERY_RATIO]
-    arms = {"plain_recovered": MENDED_METHODS, "mended_recovered": [name + COMPENSATED for name in MENDED_METHODS]}
+    arms = {
+        "plain_recovered": MENDED_METHODS,
+        "mended_recovered": [name + COMPENSATED for name in MENDED_METHODS],
+        "plain_recovered_all": [name for name in at_ratio["method"].unique() if not name.endswith(COMPENSATED)],
+    }
     found = {}
     for key, names in arms.items():
         reached = at_ratio.loc[at_ratio["method"].isin(names), "recovered"]

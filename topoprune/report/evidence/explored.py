@@ -13,7 +13,7 @@ from topoprune.report.evidence.beyond_claims import NOT_ON_RECORD, points
 from topoprune.report.evidence.statistics import paired_difference
 from topoprune.report.frames import of_kind, removals_by_network, typed_frame
 from topoprune.selection import select
-from topoprune.study import Profile, Record, Trial
+from topoprune.study import Profile, Record, Removal, Trial
 from topoprune.training import Recipe
 
 PLAIN, REFITTED = "plain", "refitted"
@@ -35,7 +35,10 @@ def recipe_in_words(recipe: Recipe) -> str:
 
 
 def fine_tunings(records: Sequence[Record]) -> pd.DataFrame:
-    """One row for each trial: recipe in words, arm ("plain" or "refitted"), seed, and test accuracies (%).
+    """One row for each trial of a network that all ways share: recipe in words, arm, seed, and test accuracies (%).
+
+    A way is a recipe with an arm ("plain" or "refitted"), so that its mean can stand beside those of the others. Where
+    no network has all ways that are on record, each way keeps its own networks.
 
     `before`, `first` and `last` are those before fine-tuning, after its first epoch and after its last; `recovered`
     tells whether validation accuracy came within half a point of the dense network's.
@@ -50,11 +53,11 @@ def fine_tunings(records: Sequence[Record]) -> pd.DataFrame:
         }
         for record in of_kind(records, Trial)
     ]
-    return typed_frame(rows, _COLUMNS)
+    return _of_shared_networks(typed_frame(rows, _COLUMNS))
 
 
 def fine_tuning_curves(records: Sequence[Record]) -> pd.DataFrame:
-    """One row for each trial and epoch (0: before fine-tuning): recipe, arm, seed, epoch, test accuracy (%)."""
+    """One row for each of these trials and epoch (0: before fine-tuning): recipe, arm, seed, epoch, accuracy (%)."""
     rows = [
         {**_arm(record.spec), "epoch": epoch, "accuracy": 100 * test}
         for record in of_kind(records, Trial)
@@ -62,7 +65,19 @@ def fine_tuning_curves(records: Sequence[Record]) -> pd.DataFrame:
             [record.result["damage"]["test"], *(step["test"] for step in record.result["history"])]
         )
     ]
-    return typed_frame(rows, _CURVE_COLUMNS)
+    return _of_shared_networks(typed_frame(rows, _CURVE_COLUMNS))
+
+
+def shares_networks(frame: pd.DataFrame) -> bool:
+    """Whether all recipes and arms of a frame have the same networks."""
+    return frame.groupby(["recipe", "arm"])["seed"].agg(frozenset).nunique() <= 1
+
+
+def _of_shared_networks(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the networks that all recipes and arms have; all rows where they share none."""
+    networks = [set(own["seed"]) for _, own in frame.groupby(["recipe", "arm"])]
+    shared = set.intersection(*networks) if networks else set()
+    return frame[frame["seed"].isin(shared)].reset_index(drop=True) if shared else frame
 
 
 def _arm(trial: Trial) -> dict:
@@ -124,16 +139,18 @@ def explored_findings(records: Sequence[Record], plan: Profile) -> dict[str, str
     """What the prose quotes, as text; "(not on record)" where nothing is.
 
     Returns:
-        networks: how many are on record; small, larger: the profile's two smallest ratios; flops_small, flops_larger:
-        FLOPs that are left at these; NAME_small, NAME_larger: points that the functional choice loses there without
-        any training, NAME in plain and refitted; final: mean test accuracy (%) of the refitted networks after the
-        profile's first recipe; kept_I: what is left of the gain of refitting after each of its recipes, with its
-        interval; better_I: what each but the first adds to `final`, paired in each network.
+        networks: how many are on record; tuned_networks: how many `fine_tunings` has; small, larger: the profile's two
+        smallest ratios; flops_small, flops_larger: FLOPs that are left at these; NAME_small, NAME_larger: points that
+        the functional choice loses there without any training, NAME in plain and refitted; final: mean test accuracy
+        (%) of the refitted networks after the profile's first recipe; kept_I: what is left of the gain of refitting
+        after each of its recipes, with its interval; better_I: what each but the first adds to `final`, paired in each
+        network.
     """
     recipes = [recipe_in_words(recipe) for recipe in (plan.recovery, *plan.recoveries)]
     lost, tuned = untrained_losses(records), fine_tunings(records)
     kept, better = kept_gains(records), recipe_gains(records, recipes[0])
-    found: dict[str, str | int] = {"networks": len({*lost["seed"], *tuned["seed"]})}
+    networks = {record.spec.dense for record in of_kind(records, Removal) + of_kind(records, Trial)}
+    found: dict[str, str | int] = {"networks": len(networks), "tuned_networks": tuned["seed"].nunique()}
     for name, ratio in zip(("small", "larger"), sorted(plan.removal_ratios)[:2], strict=True):
         cell = lost[(lost["method"] == FUNCTIONAL) & (lost["ratio"] == ratio)]
         found |= {name: f"{ratio:g}", f"flops_{name}": f"{100 * flops_left(plan, ratio):.0f} %"}

@@ -1,6 +1,6 @@
 """Figures of the chapter "Beyond the thesis", readable on a telephone: few colours, large letters.
 
-Intervals are those of Student's t at 95 %, over at least three dense networks.
+Intervals are those of Student's t over at least three dense networks: at 95 %, and for B3, an equivalence, at 90 %.
 """
 
 from collections.abc import Sequence
@@ -230,13 +230,15 @@ _BARS = (
 
 
 def _draw_mean(axes: Axes, values, colour: str, label: str) -> None:
-    """A line through the means of a group; a line with a name of its own has 95 % t-intervals, of enough networks."""
+    """A line through the means of groups; one with a name of its own has 95 % t-intervals, of enough networks."""
     means, width = values.mean(), 2.6 if label == FUNCTIONAL else 1.5
     axes.plot(means.index, means, color=colour, label=label, linewidth=width, marker="o", markersize=1.6 * width)
-    if label != OTHER_CHOICES and values.size().max() >= LEAST_SEEDS:
-        low, high = np.transpose([t_interval(group.to_numpy()) for _, group in values])
-        bars = np.nan_to_num([means - low, high - means])
-        axes.errorbar(means.index, means, yerr=bars, fmt="none", color=colour, linewidth=1, capsize=2)
+    intervals = {place: t_interval(group.to_numpy()) for place, group in values if len(group) >= LEAST_SEEDS}
+    if label != OTHER_CHOICES and intervals:
+        centres = means.loc[list(intervals)]
+        low, high = np.transpose(list(intervals.values()))
+        bars = np.nan_to_num([centres - low, high - centres])
+        axes.errorbar(centres.index, centres, yerr=bars, fmt="none", color=colour, linewidth=1, capsize=2)
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int, title: str = "") -> None:
@@ -250,7 +252,7 @@ def legend_below(figure: Figure, axes: Axes, columns: int, title: str = "") -> N
 
 
 def _draw_forest(axes: Axes, frame: pd.DataFrame, claim: str) -> None:
-    """Differences with their 95 % intervals, one row each, the margins as grey bands."""
+    """Differences with their intervals (B2: 95 %, B3: 90 %), one row each, the margins as grey bands."""
     frame = frame.sort_values(["ratio", "measured"], ascending=[False, True], kind="stable").reset_index(drop=True)
     for row, cell in frame.iterrows():
         axes.barh(row, 2 * cell["margin"], left=-cell["margin"], height=0.9, color="lightgrey", alpha=0.6, linewidth=0)

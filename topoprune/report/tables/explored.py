@@ -26,7 +26,10 @@ def untrained_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def fine_tunings_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Test accuracy (%) after each way of fine-tuning, plain and refitted, and what is left of refitting's gain."""
+    """Test accuracy (%) after each way of fine-tuning, plain and refitted, and what is left of refitting's gain.
+
+    All ways are those of the same networks, where there are any; their number stands in the last column.
+    """
     frame, gains, better = fine_tunings(records), kept_gains(records), recipe_gains(records)
     better = better[better["arm"] == REFITTED].set_index("recipe")
     steps = {"before": "gain before", "first": "after 1 epoch", "last": "at the end"}
