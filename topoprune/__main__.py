@@ -2,7 +2,9 @@
 
 import argparse
 import ast
+import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -92,6 +94,14 @@ def name_and_value(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return name, value
+
+
+def seconds(text: str) -> float:
+    """A time to wait, a finite number above 0."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
 
 
 METHODS = """methods:
@@ -192,7 +202,7 @@ def _add_study(commands) -> None:
     status = commands.add_parser("status", help="what is done, runs, failed and waits, and the time left")
     status.add_argument("--watch", action="store_true", help="again and again, until nothing is left")
     status.add_argument(
-        "--every", type=float, default=5.0, metavar="SECONDS", help="between two looks of --watch (default 5)"
+        "--every", type=seconds, default=5.0, metavar="SECONDS", help="between two looks of --watch (default 5)"
     )
     status.set_defaults(call=_status)
     for command in (run, status):

@@ -114,6 +114,13 @@ def test_a_batch_that_another_process_is_unpacking_is_waited_for(official, monke
         assert len(loaded.result(timeout=60).train) == 1000
 
 
+def test_a_data_folder_that_is_a_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "data").write_text("")
+    monkeypatch.setenv("TOPOPRUNE_DATA", str(tmp_path / "data"))
+    with pytest.raises(datasets.DataError, match="is missing and could not be downloaded .*: set TOPOPRUNE_DATA"):
+        datasets.load("cifar10")
+
+
 def test_a_missing_batch_is_named_where_there_is_no_network(official, monkeypatch):
     from torchvision.datasets import CIFAR10
 

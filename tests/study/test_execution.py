@@ -9,9 +9,20 @@ import torch
 
 from topoprune import files, study
 from topoprune.files import FileError, FileWarning
-from topoprune.study import Dense, Portrait, Store, Trial, run, spec_key
+from topoprune.study import Dense, Portrait, Store, Trial, provenance, run, spec_key
 from topoprune.study.execution import deterministic_if_asked, without_times
-from topoprune.study.run_folder import DENSE, FINE_TUNING, RECORD, SELECTION, discard_run, finished_epochs, run_folder
+from topoprune.study.networks import training_provenance
+from topoprune.study.run_folder import (
+    DENSE,
+    FINE_TUNING,
+    RECORD,
+    SELECTION,
+    TRAINING,
+    discard_run,
+    epochs_in,
+    finished_epochs,
+    run_folder,
+)
 
 
 def test_a_study_is_complete(tiny_study):
@@ -104,6 +115,58 @@ def test_an_interrupted_dense_network_continues_from_its_last_epoch(tiny_study, 
     assert finished_epochs(run_folder(record.spec) / DENSE) == 1
     assert without_times(run(record.spec)) == without_times(record)
     assert power_cut.checkpoints == [DENSE] * 3
+
+
+def test_a_dense_network_of_the_cache_keeps_the_provenance_of_its_training(tiny_study, trained, monkeypatch):
+    dense = tiny_study.records[0]
+    monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab")
+    assert run(dense.spec, "cpu").provenance == dense.provenance
+
+
+def test_a_network_that_a_trial_trained_takes_the_seconds_of_its_training_alone(tiny_study, folders):
+    trial = run(tiny_study.records[2].spec, "cpu")
+    dense = run(trial.spec.dense, "cpu")
+    least = sum(epoch["seconds"] for epoch in dense.result["history"])
+    assert least <= dense.provenance["seconds"] + 0.01 < trial.provenance["seconds"]
+
+
+@pytest.fixture
+def begun_dense(tiny_study, folders):
+    """A spec whose training was interrupted in its second epoch, after 1,000 seconds of work."""
+    spec = tiny_study.records[0].spec
+    with pytest.MonkeyPatch.context() as patch:
+        PowerCut(patch, at=2)
+        with pytest.raises(KeyboardInterrupt):
+            run(spec, "cpu")
+    epochs = epochs_in(run_folder(spec) / DENSE)
+    noted = training_provenance(spec, epochs)
+    assert noted["seconds"] > epochs[0]["seconds"] - 0.01
+    files.write_json(run_folder(spec) / TRAINING, files.key(epochs), {**noted, "seconds": 1000.0})
+    return spec
+
+
+def test_the_seconds_of_a_dense_network_are_those_of_all_its_sittings(begun_dense):
+    assert 1000 < run(begun_dense, "cpu").provenance["seconds"] < 1600
+
+
+def test_the_seconds_of_a_training_that_was_set_aside_do_not_count(begun_dense):
+    checkpoint = run_folder(begun_dense) / DENSE
+    tensors, about = files.read_tensors(checkpoint)
+    files.write_tensors(checkpoint, tensors, {**about, "identity": "another"})
+    with pytest.warns(FileWarning, match="belongs to another run"):
+        assert run(begun_dense, "cpu").provenance["seconds"] < 1000
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted before the process was killed", "of an older cache"])
+def test_without_a_note_of_all_epochs_the_seconds_are_at_least_theirs(tiny_study, trained, noted):
+    spec = tiny_study.records[0].spec
+    checkpoint = run_folder(spec) / DENSE
+    tensors, about = files.read_tensors(checkpoint)
+    slow = [{**epoch, "seconds": 1000.0} for epoch in about["history"]]
+    files.write_tensors(checkpoint, tensors, {**about, "history": slow})
+    if not noted:
+        (checkpoint.parent / TRAINING).unlink()
+    assert run(spec, "cpu").provenance["seconds"] == 2000
 
 
 def test_an_interrupted_trial_continues_from_its_last_epoch(tiny_study, trained, monkeypatch):

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tiny import TINY
 
-from topoprune import study
-from topoprune.files import FileError
+from topoprune import files, study
+from topoprune.files import FileError, FileWarning
 from topoprune.study import Dense, RunError, Trial, provenance
 from topoprune.study.datasets import DataError
 from topoprune.study.execution import without_times
 from topoprune.study.locks import locked
-from topoprune.study.run_folder import run_folder, run_state
+from topoprune.study.run_folder import RECORD, run_folder, run_state
 
 
 @pytest.fixture(params=["one by one", "side by side"])
@@ -123,6 +123,98 @@ def test_profiles_share_their_runs(tiny_study, trained, monkeypatch):
     assert study.companion_records("tiny", "longer") == []
 
 
+class Noted(ThreadPoolExecutor):
+    """Runs nothing: notes the calls of `run`, and gives the records of the tiny study."""
+
+    def __init__(self, tiny_study):
+        super().__init__(1)
+        self.by_spec, self.calls = {study.spec_key(record.spec): record for record in tiny_study.records}, []
+
+    def submit(self, function, *call):
+        self.calls.append(call)
+        return super().submit(lambda: self.by_spec[study.spec_key(call[0])])
+
+
+@pytest.fixture
+def noted(tiny_study, folders, monkeypatch):
+    monkeypatch.setitem(study.PROFILES, "tiny-ablation", TINY)
+    with Noted(tiny_study) as pool:
+        yield pool
+
+
+def test_what_another_profile_holds_is_copied_and_not_run(tiny_study, noted):
+    held, lacking = tiny_study.records[:3], tiny_study.records[3]
+    store(held, "tiny-ablation")
+    store([held[0]])
+    some = [record.spec for record in (*held, lacking)]
+    found = study.records_of_profiles({"tiny": some, "tiny-ablation": some}, executor=noted)
+    assert [call[0] for call in noted.calls] == [lacking.spec]
+    assert found["tiny"] == found["tiny-ablation"] == tiny_study.records[:4]
+    assert study.records_store("tiny").load() == study.records_store("tiny-ablation").load()
+
+
+def test_what_is_forced_is_not_copied(tiny_study, noted):
+    """Nor does the run find it there; the profile that does not force it keeps its own."""
+    record = tiny_study.records[2]
+    old = dataclasses.replace(record, provenance={"seconds": 1234.5, "commit": "0123"})
+    for name in ("tiny", "tiny-ablation"):
+        store([old], name)
+    found = study.records_of_profiles({"tiny": [record.spec], "tiny-ablation": []}, force=True, executor=noted)
+    assert noted.calls == [(record.spec, None, study.records_store("tiny").path)]
+    assert found["tiny"] == [record]
+    assert study.records("tiny-ablation", [record.spec]) == [old]
+
+
+def test_a_network_on_the_record_of_another_profile_is_known(tiny_study, trained, monkeypatch):
+    monkeypatch.setitem(study.PROFILES, "tiny-ablation", TINY)
+    dense, trial = tiny_study.records[0], tiny_study.records[2]
+    store([dataclasses.replace(dense, result={**dense.result, "network": "0" * 16})], "tiny-ablation")
+    with pytest.raises(RunError, match="is not the one on record"):
+        study.records_of_profiles({"tiny": [trial.spec], "tiny-ablation": [dense.spec]})
+
+
+@pytest.mark.parametrize(
+    "device, message",
+    [
+        ("foo", "device must be cpu, cuda or cuda:N, got 'foo'"),
+        ("cuda:", "device must be cpu, cuda or cuda:N, got 'cuda:'"),
+        ("cuda", "there is no device 'cuda', PyTorch finds 0 CUDA devices here: name another, as cpu, or install a"),
+        ("cuda:1", "there is no device 'cuda:1', PyTorch finds 0 CUDA devices"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_once(tiny_study, trained, monkeypatch, device, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    store(tiny_study.records[2:3])
+    for force in (False, True):
+        with pytest.raises(ValueError, match=message):
+            study.records("tiny", [record.spec for record in tiny_study.records[2:4]], device, force)
+    assert not run_folder(tiny_study.records[3].spec).exists()  # no note of a failure
+    assert study.records("tiny", [tiny_study.records[2].spec], device) == tiny_study.records[2:3]  # nothing is to run
+
+
+def test_a_cluster_may_have_devices_that_this_machine_lacks(tiny_study, noted, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    study.records("tiny", [tiny_study.records[2].spec], "cuda:3", executor=noted)
+    assert noted.calls[0][1] == "cuda:3"
+    with pytest.raises(ValueError, match="got 'foo'"):
+        study.records("tiny", [tiny_study.records[3].spec], "foo", executor=noted)
+
+
+def test_a_results_folder_that_cannot_be_written_is_named_before_the_first_run(tiny_study, trained, monkeypatch):
+    spec = tiny_study.records[2].spec
+    (trained / "file").write_text("")
+    for path, reason in [("file", "file is a file"), ("file/within", "Not a directory")]:
+        monkeypatch.setenv("TOPOPRUNE_RESULTS", str(trained / path))
+        message = rf"cannot write .*tiny.jsonl \(.*{reason}\): name a folder .* in TOPOPRUNE_RESULTS"
+        with pytest.raises(FileError, match=message):
+            study.records("tiny", [spec])
+    (trained / "folder" / "tiny.jsonl").mkdir(parents=True)
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(trained / "folder"))
+    with pytest.raises(FileError, match=r"cannot read .*tiny.jsonl \(Is a directory\): .* in TOPOPRUNE_RESULTS"):
+        study.records("tiny", [spec])
+    assert not run_folder(spec).exists()
+
+
 def test_the_dense_network_of_a_trial_is_trained_first(tiny_study, folders):
     """Side by side, two trials of a network that is missing would wait for each other."""
     begun = []
@@ -176,6 +268,32 @@ def test_published_records_are_not_run_from_changed_code(tiny_study, trained, di
     (record,) = study.records("tiny", [spec])
     assert record.provenance["commit"] == "0123-dirty"
     assert study.records("tiny", [spec]) == [record]
+
+
+def test_a_record_of_changed_code_in_the_cache_is_made_again(tiny_study, trained, dirty_checkout, monkeypatch):
+    """A worker finished it, and its study refused it."""
+    record = tiny_study.records[2]
+    made = dataclasses.replace(record, provenance={**record.provenance, "commit": "4567-dirty"})
+    monkeypatch.setattr(provenance, "commit_of", lambda checkout: "0123")
+    files.write_json(run_folder(record.spec) / RECORD, record.key, made.to_json())
+    with pytest.warns(FileWarning, match=r"record.json is of changed code \(4567-dirty\) .*record.json.refused"):
+        (again,) = study.records("tiny", [record.spec])
+    assert again.provenance["commit"] == "0123" and without_times(again) == without_times(record)
+
+
+def test_a_dense_network_of_changed_code_is_trained_again_to_be_published(
+    tiny_study, folders, dirty_checkout, monkeypatch
+):
+    spec = tiny_study.records[0].spec
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(folders / "own"))
+    (own,) = study.records("tiny", [spec])
+    assert own.provenance["commit"] == "0123-dirty"
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(folders / "results"))
+    monkeypatch.setattr(provenance, "commit_of", lambda checkout: "0123")
+    provenance.commit.cache_clear()
+    with pytest.warns(FileWarning, match=r"dense.safetensors is of changed code \(0123-dirty\)"):
+        (published,) = study.records("tiny", [spec])
+    assert published.provenance["commit"] == "0123" and without_times(published) == without_times(own)
 
 
 def test_a_worker_with_changed_code_publishes_nothing(tiny_study, trained, dirty_checkout, monkeypatch):

@@ -13,7 +13,7 @@ from topoprune.models import build
 from topoprune.network import couplings
 from topoprune.selection import METHODS as METHOD_NAMES
 from topoprune.study import Clouds, Dense, Portrait, Removal, Trial, spec_key
-from topoprune.study.plans import companion_specs, portrait_specs
+from topoprune.study.plans import companion_specs, portrait_specs, removal_specs
 from topoprune.study.profiles import COMPANIONS, COMPENSATED, CONVOLUTIONS, METHODS
 
 
@@ -80,6 +80,15 @@ def test_removals_stand_between_a_dense_network_and_its_trials():
     assert kinds.count(Dense) == 2
     first = kinds[: kinds.index(Trial)]
     assert first[:2] == [Dense, Clouds] and set(first[2:]) == {Removal}
+
+
+@pytest.mark.parametrize("seed", [0, 7, 1000])
+def test_draws_are_counted_from_that_of_the_trial(seed):
+    draws = [spec for spec in removal_specs("tiny-beyond", [seed]) if spec.method == "random"]
+    assert [study.describe(spec) for spec in draws] == [
+        f"removal by random at ratio 0.5, draw {draw}, seed {seed}" for draw in (0, 1)
+    ]
+    assert [spec.seed for spec in draws] == [seed, seed + 1000]
 
 
 def test_a_compensated_method_is_the_same_choice_refitted():

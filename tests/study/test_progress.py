@@ -1,5 +1,6 @@
 """`status` tells done, running, failed, waiting and dead runs apart."""
 
+import dataclasses
 import os
 import threading
 
@@ -111,6 +112,20 @@ def test_time_left_is_estimated_from_records_alike(monkeypatch):
     assert progress.seconds_left(missing, waiting, stored) == 180
     assert progress.seconds_left(missing, waiting, stored[1:]) == 1000  # none is alike
     assert progress.seconds_left(missing, waiting, []) is None
+
+
+def test_time_left_tells_the_searches_of_one_method_apart():
+    """The genetic search takes minutes, the farthest points none."""
+    search, cover = (
+        study.trial_specs(name, [0], [method], [0.5])[0]
+        for name, method in (("tiny", "topological"), ("beyond", "cover"))
+    )
+    assert search.method == cover.method
+    budget = dataclasses.replace(search, options={**search.options, "generations": 9})
+    stored = [Record(search, {}, {"seconds": 900.0}), Record(cover, {}, {"seconds": 10.0})]
+    waiting = [{"state": "waiting"}]
+    assert progress.seconds_left([cover], waiting, stored) == 10
+    assert progress.seconds_left([budget], waiting, stored) == 900
 
 
 def test_status_needs_no_permission_to_write(trained, monkeypatch):

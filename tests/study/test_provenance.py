@@ -6,7 +6,7 @@ import pytest
 
 from topoprune.files import FileError
 from topoprune.study import provenance
-from topoprune.study.provenance import commit_of, require_clean
+from topoprune.study.provenance import commit_of, must_be_made_again, require_clean
 
 
 def git(folder, *arguments) -> str:
@@ -63,3 +63,13 @@ def test_published_records_are_of_clean_code(tmp_path, monkeypatch):
     require_clean(own, "0123-dirty")
     monkeypatch.setenv("TOPOPRUNE_ALLOW_DIRTY", "1")
     require_clean(published, "0123-dirty")
+
+
+def test_a_record_of_changed_code_is_made_again_where_that_helps(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "PUBLISHED", tmp_path / "book" / "results")
+    monkeypatch.setattr(provenance, "commit", lambda: "4567")
+    published, own = tmp_path / "book" / "results" / "study.jsonl", tmp_path / "_build" / "study.jsonl"
+    assert must_be_made_again("0123-dirty", (own, published))
+    assert not must_be_made_again("0123-dirty", (own,)) and not must_be_made_again("0123", (own, published))
+    monkeypatch.setattr(provenance, "commit", lambda: "4567-dirty")  # it would be refused again
+    assert not must_be_made_again("0123-dirty", (published,))

@@ -20,6 +20,7 @@ from topoprune.study.run_folder import (
     finished_steps,
     run_folder,
     run_state,
+    start_over,
 )
 
 
@@ -67,6 +68,16 @@ def test_an_error_is_noted_until_the_run_is_started_again(tmp_path):
     with failure_noted(tmp_path, "cpu"):
         assert run_state(tmp_path) == {"state": "waiting"}
     assert run_state(tmp_path) == {"state": "waiting"}
+
+
+def test_a_run_that_starts_over_deletes_nothing(tmp_path):
+    with claimed(tmp_path, "cpu"):
+        for name in ("record.json", "selection.json", "search-0.json"):
+            (tmp_path / name).write_text(name)
+        with pytest.warns(files.FileWarning, match="for a reason; set aside as record.json.refused, starting over"):
+            start_over(tmp_path, "record.json", "for a reason")
+        kept = {f"{name}.refused" for name in ("record.json", "selection.json", "search-0.json")}
+        assert {path.name for path in tmp_path.iterdir()} == {*kept, RUNNING}
 
 
 def test_an_interruption_is_no_failure(tmp_path):

@@ -38,12 +38,31 @@ def test_a_truncated_file_keeps_every_whole_line(tmp_path_factory, cut, count):
     content = store.path.read_bytes()
     content = content[: max(0, len(content) - cut)]
     store.path.write_bytes(content)
-    whole = content.count(b"\n")
+    whole = content.count(b"\n") + (cut == 1)  # of the last line its end alone
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert list(store.load()) == [f"k{i}" for i in range(whole)]
-    torn = not content.endswith(b"\n") and content != b""
+    torn = not content.endswith(b"\n") and content != b"" and cut > 1
     assert [f"line {whole + 1} is torn" in str(w.message) for w in caught] == [True] * torn
+
+
+def test_a_whole_last_record_without_a_line_end_stays(tmp_path):
+    store = Store(tmp_path / "records.jsonl")
+    for key in "ab":
+        store.append(record(key))
+    whole = store.path.read_bytes()
+    store.path.write_bytes(whole.removesuffix(b"\n"))
+    assert set(store.load()) == {"a", "b"}
+    store.append(record("c"))
+    assert store.path.read_bytes().startswith(whole) and set(store.load()) == {"a", "b", "c"}
+
+
+def test_an_altered_last_record_without_a_line_end_is_torn(tmp_path):
+    store = Store(tmp_path / "records.jsonl")
+    store.append(record("a", 93.41))
+    store.path.write_text(store.path.read_text().replace("93.41", "94.41").rstrip())
+    with pytest.warns(FileWarning, match="line 1 is torn"):
+        assert store.load() == {}
 
 
 def test_a_torn_line_is_replaced_by_the_next_record(tmp_path):
@@ -223,6 +242,13 @@ def test_whoever_looks_at_a_lock_takes_it_from_nobody(tmp_path):
     fcntl.flock(handle, fcntl.LOCK_SH)  # as another that looks
     assert not locks.is_locked(path)
     os.close(handle)
+
+
+def test_where_a_file_is_no_folder_nothing_is_locked_and_the_lock_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert not locks.is_locked(tmp_path / "file" / "run")
+    with pytest.raises(FileError, match="cannot write .*file/run"), locks.locked(tmp_path / "file" / "run"):
+        pass
 
 
 def test_what_killed_writers_left_is_removed_with_the_next_lock(tmp_path):

@@ -34,6 +34,8 @@ def test_a_reader_who_has_seen_enough_of_the_status_is_no_error(folders, monkeyp
         (["--profile", "tiny", "--methods", "luck"], "unknown methods of tiny: luck; choose from l1, topological"),
         (["--profile", "tiny", "--ratios", "0.4"], "unknown ratios of tiny: 0.4; choose from 0.5"),
         (["--profile", "tiny", "--seeds", "-1"], "seeds must be a list of whole numbers from 0, got [-1]"),
+        (["--profile", "tiny", "--device", "foo"], "device must be cpu, cuda or cuda:N, got 'foo'"),
+        (["--profile", "tiny", "--device", "foo", "--workers", "2"], "device must be cpu, cuda or cuda:N, got 'foo'"),
         (["--profile", "tiny", "--workers", "0"], "workers must be at least 1, got 0"),
     ],
 )
@@ -51,3 +53,20 @@ def test_a_failed_run_is_answered_in_one_line(trained, monkeypatch, capsys):
     assert main(["run", "--profile", "tiny", "--seeds", "0", "--methods", "l1"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("topoprune: error: 2 of 2 runs failed, the first: dense vgg16") and error.count("\n") == 1
+    assert "the others are stored" not in error
+
+
+@pytest.mark.parametrize("time", ["-1", "0", "nan", "inf", "soon"])
+def test_there_is_time_between_two_looks(time, capsys):
+    with pytest.raises(SystemExit):
+        main(["status", "--profile", "tiny", "--every", time])
+    assert f"argument --every: must be a number of seconds above 0, got '{time}'" in capsys.readouterr().err
+
+
+def test_a_cache_that_is_a_file_is_named_in_one_line(folders, monkeypatch, capsys):
+    (folders / "cache").write_text("")
+    for force in ([], ["--force"]):
+        assert main(["run", "--profile", "tiny", "--seeds", "0", "--methods", "l1", *force]) == 2
+        error = capsys.readouterr().err
+        assert "cache" in error and "choose another folder" in error and error.count("\n") == 1
+    assert main(["status", "--profile", "tiny"]) == 0

@@ -13,6 +13,9 @@ from topoprune.network import couplings
 from topoprune.study.images import Data
 from topoprune.topological import points
 
+ROUNDING = 1e-9
+"""By which an accuracy may miss a goal: a difference of two shares is not exact."""
+
 
 def damage_by_layer(dense: nn.Module, example: Tensor, kept: Kept) -> dict[str, dict[str, dict[str, float]]]:
     """What each layer of a network loses by a removal.
@@ -109,7 +112,7 @@ def recovery(history: list[dict], damage: dict, goal: float) -> dict:
         {'goal': 0.8, 'reached': True, 'epochs': 1, 'seconds': 2.0, 'area': 0.7}
     """
     curve = [damage["validation"], *(epoch["validation"] for epoch in history)]
-    epochs = next((i for i, value in enumerate(curve) if value >= goal), None)
+    epochs = next((i for i, value in enumerate(curve) if value >= goal - ROUNDING), None)
     spent = len(history) if epochs is None else epochs
     steps = [(a + b) / 2 for a, b in itertools.pairwise(curve)]
     return {

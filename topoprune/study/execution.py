@@ -20,11 +20,11 @@ from topoprune.study.choice import chosen_once
 from topoprune.study.clouds import describe_clouds
 from topoprune.study.damage import damage_by_layer, live_share, recovery
 from topoprune.study.images import CALIBRATION, Data
-from topoprune.study.networks import trained, trained_on_record
+from topoprune.study.networks import trained, trained_on_record, training_provenance
 from topoprune.study.portraits import portray
-from topoprune.study.provenance import provenance
+from topoprune.study.provenance import must_be_made_again, provenance
 from topoprune.study.removals import MENDING_IMAGES, run_removal
-from topoprune.study.run_folder import FINE_TUNING, RECORD, claimed, failure_noted, run_folder
+from topoprune.study.run_folder import FINE_TUNING, RECORD, claimed, failure_noted, run_folder, start_over
 from topoprune.study.store import Store
 from topoprune.study.trial import (
     Clouds,
@@ -108,7 +108,7 @@ def _measured(spec: Spec, device: str, records: tuple[Path, ...]) -> Record:
     started = time.perf_counter()
     data = _load(spec.dataset if isinstance(spec, Dense) else spec.dense.dataset, device, datasets.folder())
     if isinstance(spec, Dense):
-        result = run_dense(spec, data)
+        result = run_dense(spec, data, records)
     elif isinstance(spec, Trial):
         result = run_trial(spec, data, records)
     elif isinstance(spec, Removal):
@@ -117,7 +117,15 @@ def _measured(spec: Spec, device: str, records: tuple[Path, ...]) -> Record:
         result = describe_clouds(spec, data, records)
     else:
         result = portray(spec, data, records)
-    return Record(spec, result, provenance(device, time.perf_counter() - started))
+    return Record(spec, result, _provenance(spec, result, device, time.perf_counter() - started))
+
+
+def _provenance(spec: Spec, result: dict, device: str, seconds: float) -> dict:
+    """The provenance of a result; that of a dense network, which the cache may have had, is that of its training."""
+    if not isinstance(spec, Dense):
+        return provenance(device, seconds)
+    least = sum(epoch["seconds"] for epoch in result["history"])
+    return training_provenance(spec, result["history"]) or provenance(device, max(seconds, least))
 
 
 @functools.lru_cache(maxsize=1)
@@ -128,14 +136,24 @@ def _load(dataset: str, device: str, folder: Path) -> Data:
 
 def _finished_by_another(spec: Spec, records: tuple[Path, ...]) -> Record | None:
     """The record that another process stored, or finished and did not store yet."""
-    key = spec_key(spec)
+    key, folder = spec_key(spec), run_folder(spec)
     lines = [line for path in records if (line := Store(path).load().get(key))]
-    line = lines[0] if lines else files.resume(files.read_json, run_folder(spec) / RECORD, key)
-    return Record.from_json(line) if line else None
+    line = lines[0] if lines else files.resume(files.read_json, folder / RECORD, key)
+    if not line:
+        return None
+    record = Record.from_json(line)
+    revision = record.provenance.get("commit", "")
+    if lines or not must_be_made_again(revision, records):
+        return record
+    start_over(folder, RECORD, f"{folder / RECORD} is of changed code ({revision}) and may not be published")
+    return None
 
 
-def run_dense(dense: Dense, data: Data) -> dict:
+def run_dense(dense: Dense, data: Data, records: tuple[Path, ...] = ()) -> dict:
     """Train a dense network.
+
+    Args:
+        records: see `networks.trained`.
 
     Returns:
         network: digest of its weights.
@@ -143,7 +161,7 @@ def run_dense(dense: Dense, data: Data) -> dict:
         history: one dict an epoch, see `training.Epoch`.
         validation, test: accuracies in [0, 1] after the last epoch.
     """
-    model, history = trained(dense, data)
+    model, history = trained(dense, data, records)
     return {
         "network": files.digest(model.state_dict()),
         "cost": asdict(cost(model, data.example())),

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from topoprune.files import FileError
@@ -14,7 +16,7 @@ from topoprune.study.datasets import DataError
 from topoprune.study.execution import run
 from topoprune.study.locks import is_locked
 from topoprune.study.plans import companion_specs, describe, specs
-from topoprune.study.provenance import PUBLISHED, commit, require_clean
+from topoprune.study.provenance import PUBLISHED, commit, may_be_stored, require_clean
 from topoprune.study.run_folder import discard_run, run_folder
 from topoprune.study.store import Store
 from topoprune.study.trial import Dense, Portrait, Record, Spec, spec_key
@@ -53,6 +55,7 @@ def records(
             published while the code has changes that are not committed (see `provenance.require_clean`).
         datasets.DataError: images are missing or damaged.
         RunError: some runs failed.
+        ValueError: an unknown device, or one that this machine lacks.
     """
     return records_of_profiles({name: wanted}, device, force, executor)[name]
 
@@ -76,15 +79,18 @@ def records_of_profiles(
     """
     chosen = {name: list(specs(name) if some is None else some) for name, some in wanted.items()}
     may_run = not os.environ.get("TOPOPRUNE_NO_RUN")
-    if force:
-        if not may_run:
-            raise FileError("force would discard records that TOPOPRUNE_NO_RUN forbids to run again: leave out one")
-        _discard(chosen)
-    missing = {name: _missing(name, some) for name, some in chosen.items()}
-    if may_run:
-        _run_and_store(missing, device, executor, at_once)
-    else:
+    if force and not may_run:
+        raise FileError("force would discard records that TOPOPRUNE_NO_RUN forbids to run again: leave out one")
+    if may_run and not force:
+        _copy_shared(chosen)
+    missing = chosen if force else {name: _missing(name, some) for name, some in chosen.items()}
+    if not may_run:
         _require_some(chosen, missing)
+    elif any(missing.values()):
+        _require_ready(missing, device, executor)
+        if force:
+            _discard(chosen)
+        _run_and_store(missing, device, executor, at_once)
     return {name: _load(name, some) for name, some in chosen.items()}
 
 
@@ -146,6 +152,41 @@ def _missing(name: str, some: list[Spec]) -> list[Spec]:
     return [spec for spec in some if spec_key(spec) not in stored]
 
 
+def _copy_shared(chosen: dict[str, list[Spec]]) -> None:
+    """Store for each profile what another of them holds already."""
+    if len(chosen) < 2:
+        return
+    held = {key: line for name in chosen for key, line in records_store(name).load().items()}
+    for name, some in chosen.items():
+        store = records_store(name)
+        for line in (held[spec_key(spec)] for spec in _missing(name, some) if spec_key(spec) in held):
+            if may_be_stored(store.path, line["provenance"].get("commit", "")):
+                store.append(line)
+
+
+def _require_ready(missing: dict[str, list[Spec]], device: str | None, executor: Executor | None) -> None:
+    """Refuse what every run would fail by, before the first."""
+    _require_device(device, here=executor is None or isinstance(executor, ProcessPoolExecutor))
+    for store in (records_store(name) for name, some in missing.items() if some):
+        require_clean(store.path, commit())
+        store.require_writable()
+
+
+def _require_device(device: str | None, here: bool) -> None:
+    """Refuse an unknown device; one that this machine lacks, too, if the runs are to be `here`."""
+    given = device or "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", given):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {given!r}")
+    if given == "cpu" or not here:
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(given.partition(":")[2] or 0) >= found:
+        raise ValueError(
+            f"there is no device {given!r}, PyTorch finds {found} CUDA devices here: "
+            "name another, as cpu, or install a driver and a PyTorch for CUDA"
+        )
+
+
 def _require_some(chosen: dict[str, list[Spec]], missing: dict[str, list[Spec]]) -> None:
     """Refuse a profile of which no record is stored, where none may be run."""
     for name, some in missing.items():
@@ -168,10 +209,10 @@ def _run_and_store(missing: dict[str, list[Spec]], device: str | None, executor:
     for name, some in missing.items():
         store = records_store(name)
         for spec in some:
-            require_clean(store.path, commit())
             todo[spec_key(spec)] = spec
             stores[spec_key(spec)].append(store)
-    calls = [(spec, device, *(store.path for store in stores[key])) for key, spec in todo.items()]
+    held = {store.path: store.load().keys() for store in map(records_store, missing)}
+    calls = [(spec, device, *(path for path in held if key not in held[path])) for key, spec in todo.items()]
     names = ", ".join(name for name, some in missing.items() if some)
     with tqdm(total=len(todo), desc=names, unit="run", disable=None) as bar:
         for record in _finished(calls, executor, at_once):
@@ -200,7 +241,7 @@ def _finished(calls: list[tuple], executor: Executor | None, at_once: int) -> It
         spec, error = (deaths or failed)[0]
         raise RunError(
             f"{len(failed)} of {len(calls)} runs failed, the first: {describe(spec)}: {error!r}; "
-            "the others are stored; the same command runs these again"
+            f"{'the others are stored; ' if len(failed) < len(calls) else ''}the same command runs these again"
         ) from error
 
 

@@ -39,7 +39,7 @@ def is_locked(path: Path) -> bool:
     """Whether a live process holds the lock of `path`. Nothing is written, so a read-only folder will do."""
     try:
         handle = os.open(f"{path}.lock", os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # no lock, or no folder that could hold one
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

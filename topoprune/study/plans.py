@@ -183,7 +183,8 @@ def describe(spec: Spec) -> str:
     if isinstance(spec, Trial):
         return f"{variant(spec)} at ratio {spec.ratio}, seed {spec.seed}"
     if isinstance(spec, Removal):
-        return f"removal by {variant(spec)} at ratio {spec.ratio}, draw {spec.seed // 1000}, seed {spec.dense.seed}"
+        draw = (spec.seed - spec.dense.seed) // DRAW
+        return f"removal by {variant(spec)} at ratio {spec.ratio}, draw {draw}, seed {spec.dense.seed}"
     if isinstance(spec, Clouds):
         return f"clouds of seed {spec.dense.seed}"
     if isinstance(spec, Portrait):
@@ -196,6 +197,9 @@ _BUDGET = {setting.name for setting in fields(Search)}
 CLOUDS_RATIO = 0.5
 """Share of the filters that the covers of `Clouds` remove."""
 
+DRAW = 1000
+"""By how much the seeds of two draws differ; draw 0 has that of the dense network, as the trial."""
+
 
 def _trial(p: Profile, dense: Dense, name: str, ratio: float, recovery: Recipe) -> Trial:
     method, options = method_and_options(name.removesuffix(COMPENSATED), p.search)
@@ -205,7 +209,7 @@ def _trial(p: Profile, dense: Dense, name: str, ratio: float, recovery: Recipe) 
 
 def _removal(p: Profile, dense: Dense, name: str, ratio: float, draw: int) -> Removal:
     method, options = method_and_options(name, p.search)
-    return Removal(dense, method, ratio, dense.seed + 1000 * draw, options)  # the first draw is that of the trial
+    return Removal(dense, method, ratio, dense.seed + DRAW * draw, options)
 
 
 def _chosen(given: Any, known: tuple, what: str, name: str) -> list:

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from topoprune.study.grid import records_store
-from topoprune.study.plans import describe, specs
+from topoprune.study.plans import describe, specs, variant
 from topoprune.study.run_folder import finished_steps, run_folder, run_state
-from topoprune.study.trial import Dense, Record, Spec, Trial, spec_key
+from topoprune.study.trial import Dense, Record, Removal, Spec, Trial, spec_key
 
 
 def status(
@@ -109,4 +109,5 @@ def _line(run: dict) -> str:
 
 
 def _kind(spec: Spec) -> tuple:
-    return type(spec).__name__, getattr(spec, "method", None), getattr(spec, "ratio", None)
+    chosen = variant(spec) if isinstance(spec, Trial | Removal) else None
+    return type(spec).__name__, chosen, getattr(spec, "ratio", None)

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -78,12 +79,22 @@ def require_clean(records: Path, revision: str) -> None:
     Raises:
         files.FileError: the file is published and the revision is dirty.
     """
-    published = records.resolve().is_relative_to(PUBLISHED)
-    if published and revision.endswith("-dirty") and not os.environ.get("TOPOPRUNE_ALLOW_DIRTY"):
+    if not may_be_stored(records, revision):
         raise FileError(
             f"{records} holds published records, and topoprune/ differs from commit {revision.removesuffix('-dirty')}: "
             "commit the changes, name another folder in TOPOPRUNE_RESULTS, or set TOPOPRUNE_ALLOW_DIRTY=1"
         )
+
+
+def may_be_stored(records: Path, revision: str) -> bool:
+    """Whether a record of a revision may be stored in a file, see `require_clean`."""
+    published = records.resolve().is_relative_to(PUBLISHED)
+    return not (published and revision.endswith("-dirty")) or bool(os.environ.get("TOPOPRUNE_ALLOW_DIRTY"))
+
+
+def must_be_made_again(revision: str, records: Iterable[Path]) -> bool:
+    """Whether one of these files refuses a record of a revision, and will take one of this process."""
+    return any(not may_be_stored(path, revision) and may_be_stored(path, commit()) for path in records)
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:

@@ -23,6 +23,7 @@ from topoprune.study.locks import is_locked, locked
 from topoprune.study.trial import Dense, Spec, spec_key
 
 DENSE = "dense.safetensors"
+TRAINING = "training.json"
 SELECTION = "selection.json"
 FINE_TUNING = "fine-tuning.safetensors"
 RECORD = "record.json"
@@ -57,6 +58,14 @@ def claimed(folder: Path, device: str) -> Iterator[None]:
             yield
         finally:
             (folder / RUNNING).unlink(missing_ok=True)
+
+
+def start_over(folder: Path, name: str, reason: str) -> None:
+    """Set a file of a claimed run aside, with a warning, and its checkpoints with it; nothing is deleted."""
+    files.set_aside(folder / name, reason)
+    for path in folder.iterdir():
+        if path.name != RUNNING and path.suffix != ".refused":
+            path.replace(f"{path}.refused")
 
 
 @contextlib.contextmanager
@@ -116,12 +125,17 @@ def finished_steps(spec: Spec, cache: Path | None = None) -> dict[str, int]:
 
 
 def finished_epochs(checkpoint: Path) -> int:
-    """Finished epochs in a checkpoint of `training.train`; 0 if there is none that can be read."""
+    """Number of finished epochs in a checkpoint of `training.train`, see `epochs_in`."""
+    return len(epochs_in(checkpoint))
+
+
+def epochs_in(checkpoint: Path) -> list[dict]:
+    """The finished epochs in a checkpoint of `training.train`; none if there is none that can be read."""
     try:
         with safetensors.safe_open(checkpoint, framework="pt") as file:
-            return len(json.loads(file.metadata()["metadata"])["history"])
+            return list(json.loads(file.metadata()["metadata"])["history"])
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
-        return 0
+        return []
 
 
 def finished_generations(checkpoint: Path) -> int:

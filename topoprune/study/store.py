@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ class Store:
         self.path = Path(path)
 
     def load(self) -> dict[str, dict]:
-        """Read all records, by key. A torn last line is left out with a warning.
+        """Read all records, by key. A torn last line is left out with a warning; a whole one needs no line end.
 
         Raises:
             files.FileError: a line is damaged, was altered, or has a schema of another version.
@@ -71,6 +72,22 @@ class Store:
             write(self._unused_backup(), self.path.read_bytes())
             self._write(record for key, record in records.items() if key not in keys)
 
+    def require_writable(self) -> None:
+        """Try the folder, before hours are spent on a record.
+
+        Raises:
+            files.FileError: nothing can be written in it.
+        """
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            reason = f"{folder} is a file" if folder.is_file() else error.strerror
+            raise FileError(
+                f"cannot write {self.path} ({reason}): name a folder that can be written in TOPOPRUNE_RESULTS"
+            ) from error
+
     def _unused_backup(self) -> Path:
         names = (f"{self.path.name}.bak{number or ''}" for number in itertools.count())
         return next(path for path in map(self.path.with_name, names) if not path.exists())
@@ -88,22 +105,33 @@ class Store:
         write(self.path, "".join(line + "\n" for line in lines).encode())
 
     def _lines(self) -> Iterator[tuple[int, str]]:
-        """Number and text of each whole line."""
+        """Number and text of each whole line; the last one may lack its line end."""
         if not self.path.exists():
             return
         try:
             text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
         except OSError as error:
-            raise FileError(f"cannot read {self.path}: {error.strerror}") from error
+            raise FileError(
+                f"cannot read {self.path} ({error.strerror}): make it a file that can be read, "
+                "or name another folder in TOPOPRUNE_RESULTS"
+            ) from error
         *lines, tail = text.split("\n")
         yield from ((i, line) for i, line in enumerate(lines, 1) if line.strip())
-        if tail:
+        if tail and self._is_record(len(lines) + 1, tail):
+            yield len(lines) + 1, tail
+        elif tail:
             warnings.warn(
                 f"{self.path}, line {len(lines) + 1} is torn (an interrupted write or a truncated copy): "
                 f"its record is left out and will be run again; the {len(lines)} lines before it are kept",
                 FileWarning,
                 stacklevel=3,
             )
+
+    def _is_record(self, number: int, line: str) -> bool:
+        try:
+            return bool(self._parse(number, line))
+        except FileError:
+            return False
 
     def _parse(self, number: int, line: str) -> dict:
         """The record in a line, without its checksum."""
