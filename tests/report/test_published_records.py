@@ -78,6 +78,8 @@ def test_what_the_readme_says_of_full_width_is_on_record(published):
     assert half["convolution"].idxmax() == "optimal brain surgeon"
     little = every.query("ratio == 0.3")
     lost = little["dense test"] - little["convolution"]
+    found = evidence.beyond_findings(study.companion_records("study", "wide"))
+    assert (found["functional_lost"], found["l1_lost"]) == ("1.7 points", "2.5 points")
     assert lost[["functional cover", "L1"]].round(1).to_dict() == {"functional cover": 1.7, "L1": 2.5}
     after = frames.trials(study.companion_records("study", "wide")).query("ratio == 0.5").set_index("method")["test"]
     mended = {name.removesuffix(COMPENSATED): end for name, end in after.items() if name.endswith(COMPENSATED)}

@@ -182,14 +182,15 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         best choice after fine-tuning, plain; over_thesis, over_random: points of the functional choice over these after
         fine-tuning, plain, with the interval; over_obs: over OBS before it, refitted; thesis_refitted: the thesis's
         choice over random removal there; plain_recovered, mended_recovered: runs of `MENDED_METHODS` that recovered at
-        `RECOVERY_RATIO`, of how many; plain_recovered_all: the same of all choices, plain;
+        `RECOVERY_RATIO`, of how many; plain_recovered_all: the same of all choices, plain; functional_lost, l1_lost:
+        points below the dense network at that ratio, refitted, before fine-tuning;
         ratio, recovery_ratio: these two ratios; spread_SPACE, radius_SPACE: means of `frames.cloud_frame` over layers
         and networks; mass_rank_MENDING, distance_rank_MENDING: `rank_correlations` of the lost mass and the
         topological distance with the accuracy before fine-tuning.
     """
     before, frame = removals_by_network(records), trials(records)
     ranks = rank_correlations(before, PRIMARY_RATIO)
-    before = before[before["ratio"] == PRIMARY_RATIO]
+    little, before = (before[before["ratio"] == ratio] for ratio in (RECOVERY_RATIO, PRIMARY_RATIO))
     refitted = before.pivot_table(index="seed", columns="method", values=PRIMARY_MENDING)
     ends = frame[frame["ratio"] == PRIMARY_RATIO].pivot_table(index="seed", columns="method", values="test")
     before, after = before.groupby("method").mean(), ends.mean()
@@ -216,6 +217,8 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
             found[f"{key}_rank_{mending}"] = NOT_ON_RECORD if np.isnan(rank) else f"{rank:+z.2f}"
     plain = after[[name for name in after.index if not name.endswith(COMPENSATED)]]
     return found | {
+        "functional_lost": _lost(little, FUNCTIONAL),
+        "l1_lost": _lost(little, NAMES["l1"]),
         "plain_low": percent(plain.min()),
         "plain_high": percent(plain.max()),
         "over_thesis": _difference(ends, FUNCTIONAL, TOPOLOGICAL),
@@ -275,6 +278,12 @@ def _difference(wide: pd.DataFrame, method: str, rival: str) -> str:
     """Difference of two columns, paired in each network (a row), as prose quotes it."""
     both = wide.reindex(columns=[method, rival]).dropna()
     return points(pd.Series(paired_difference(both[method] - both[rival]))) if len(both) else NOT_ON_RECORD
+
+
+def _lost(frame: pd.DataFrame, method: str) -> str:
+    """Points of test accuracy below the dense network, refitted, mean over networks."""
+    own = frame[frame["method"] == method]
+    return f"{(own['dense test'] - own[PRIMARY_MENDING]).mean():.1f} points" if len(own) else NOT_ON_RECORD
 
 
 def percent(value: float) -> str:
