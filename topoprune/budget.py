@@ -18,6 +18,8 @@ from topoprune.cutting import without
 from topoprune.passes import copied, each_tensor, first_inputs
 
 TARGETS = ("flops", "parameters", "latency_ms")
+RATIO = 0.5
+"""Share of the filters that leaves every layer by default."""
 
 Chosen = list[list[int]]
 """For each coupling the positions of the choices that stay."""
@@ -63,14 +65,19 @@ def _rules(ratio: Any) -> dict[str, Any]:
     return dict(ratio) if isinstance(ratio, Mapping) else {"*": ratio}
 
 
-def target_of(targets: Mapping[str, Any]) -> tuple[str, float | int] | None:
-    """The name and value of the target that is not None, if any. Reject several, and a value that is not above 0."""
+def target_of(targets: Mapping[str, Any], ratio: Any = RATIO) -> tuple[str, float | int] | None:
+    """The name and value of the target that is not None, if any. Reject several, and a value that is not above 0.
+
+    A `ratio` that is given beside a target, and is not the default, would be ignored: it is rejected.
+    """
     given = {name: value for name, value in targets.items() if value is not None}
     if len(given) > 1:
         raise ValueError(f"one target at a time, got {' and '.join(given)}")
     for name, value in given.items():
         if not isinstance(value, Real) or not float(value) > 0:
             raise ValueError(f"{name} must be above 0, got {value!r}: it is what should remain")
+        if not isinstance(ratio, Mapping) and ratio != RATIO:
+            raise ValueError(f"{name}={value!r} takes the place of ratio={ratio!r}: give one of them")
     return next(iter(given.items()), None)
 
 

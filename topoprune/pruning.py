@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from topoprune.budget import TARGETS, absolute_target, ratio_of, ratios_of, target_of
+from topoprune.budget import RATIO, TARGETS, absolute_target, ratio_of, ratios_of, target_of
 from topoprune.compensation import check_images
 from topoprune.costs import Cost, cost, flops
 from topoprune.coupling import Kept, width, widths
@@ -83,7 +83,7 @@ def prune(
     model: nn.Module,
     example_inputs: Any,
     method: str | Callable = "topological",
-    ratio: float | int | Mapping[str, float | int] = 0.5,
+    ratio: float | int | Mapping[str, float | int] = RATIO,
     seed: int = 0,
     *,
     steps: int = 1,
@@ -131,7 +131,7 @@ def prune(
     shares = _shares(schedule, steps)
     settings = {name: value for name, value in options.items() if name not in _SELECTION}
     check_arguments(method, ratio, options.get("round_to", 1), options.get("minimum", 1), settings)
-    what, goal = target_of({name: options.pop(name, None) for name in TARGETS}) or ("", 0)
+    what, goal = target_of({name: options.pop(name, None) for name in TARGETS}, ratio) or ("", 0)
     options["ignore"] = ignored_layers(model, options.get("ignore", ()))  # after a step the modules are others
     few = first_inputs(example_inputs, TIMED)
     before = cost(model, few)
@@ -139,6 +139,7 @@ def prune(
         goal = absolute_target(what, goal, getattr(before, what))
     elif method in NETWORK_CRITERIA and steps > 1:
         what, goal = "flops", _flops_left(model, example_inputs, ratio, options)
+        ratio = ratio if isinstance(ratio, Mapping) else RATIO
     kept: Kept = {}
     seconds, current, checkpoints = 0.0, model, options.get("checkpoints")
     for step, done in enumerate(shares, 1):

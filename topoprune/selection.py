@@ -71,7 +71,7 @@ def select(
     model: nn.Module,
     example_inputs: Any,
     method: str | Callable = "topological",
-    ratio: float | int | Mapping[str, float | int] = 0.5,
+    ratio: float | int | Mapping[str, float | int] = budget.RATIO,
     seed: int = 0,
     round_to: int = 1,
     **options,
@@ -119,7 +119,7 @@ def run_selection(
     model: nn.Module,
     example_inputs: Any,
     method: str | Callable = "topological",
-    ratio: float | int | Mapping[str, float | int] = 0.5,
+    ratio: float | int | Mapping[str, float | int] = budget.RATIO,
     seed: int = 0,
     round_to: int = 1,
     layers: str | Sequence[str] | None = None,
@@ -159,7 +159,7 @@ def run_selection(
         (4, {'2': 'its channels are an output of the network'})
     """
     check_arguments(method, ratio, round_to, minimum, options)
-    target = budget.target_of({"flops": flops, "parameters": parameters, "latency_ms": latency_ms})
+    target = budget.target_of({"flops": flops, "parameters": parameters, "latency_ms": latency_ms}, ratio)
     types = types if isinstance(types, tuple) else (types,)
     layers = [layers] if isinstance(layers, str) else layers
     ignored = set(ignored_layers(model, ignore))

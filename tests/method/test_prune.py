@@ -77,6 +77,7 @@ def test_layers_that_no_pattern_matches_stay_whole(vgg, method, amount):
     "options, message",
     [
         ({"flops": 0.5, "parameters": 0.5}, "one target at a time, got flops and parameters"),
+        ({"flops": 0.5, "ratio": 0.3}, "flops=0.5 takes the place of ratio=0.3: give one of them"),
         ({"flops": 0}, "flops must be above 0, got 0: it is what should remain"),
         ({"flops": 1e-9}, "flops cannot fall to"),
         ({"flops": math.nan}, "flops must be above 0, got nan"),
