@@ -15,7 +15,7 @@ import torch  # noqa: E402
 from filelock import FileLock  # noqa: E402
 from tiny import TINY, TINY_BEYOND  # noqa: E402
 
-from topoprune import cost, study  # noqa: E402
+from topoprune import cost, pruning, study  # noqa: E402
 from topoprune.study import execution, removals  # noqa: E402
 
 torch.set_num_threads(1)  # one worker of pytest-xdist a core
@@ -31,7 +31,8 @@ def own_folders(tmp_path_factory):
         patch.setenv("TOPOPRUNE_RESULTS", str(tmp_path_factory.mktemp("results")))
         patch.setenv("TOPOPRUNE_DETERMINISTIC", "1")  # where there is a CUDA device
         patch.setattr(execution, "default_device", lambda: "cpu")  # there too, where a test names no other
-        patch.setattr(execution, "cost", partial(cost, seconds=0.0))  # no test needs exact latencies
+        for module in (execution, pruning):  # no test needs exact latencies
+            patch.setattr(module, "cost", partial(cost, seconds=0.0))
         for module in (execution, removals):  # a sixteenth of the study's width needs fewer images
             patch.setattr(module, "MENDING_IMAGES", 256)
         patch.setitem(study.PROFILES, "tiny", TINY)

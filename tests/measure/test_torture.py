@@ -161,12 +161,12 @@ def test_the_page_s_tables_show_the_counts(report, tmp_path):
 
 @pytest.mark.slow
 def test_a_dask_cluster_that_loses_a_worker_gives_the_records_of_one(tmp_path):
-    part = ["--profile", "quick", "--seeds", "0", "--ratios", "0.5", "--methods", "l1", "random"]
+    part = ["--profile", "quick", "--seeds", "0", "--ratios", "0.5", "--methods", "l1"]
     found = cluster.torture_cluster(tmp_path, part)
     assert found["killed"] == "trial" and found["workers"] == 2
-    assert found["records"] == 3 and found["differences"] == []
+    assert found["records"] == 2 and found["differences"] == []
     assert cluster.agrees(found)
     assert str(tmp_path) not in json.dumps(found)
     path = tmp_path / "cluster.json"
     path.write_text(json.dumps(found))
-    assert benchmarks.cluster_table(benchmarks.cluster(path))["records"].item() == 3
+    assert benchmarks.cluster_table(benchmarks.cluster(path))["records"].item() == 2

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from topoprune import training
 from topoprune._engine.memory import keep_memory
@@ -157,6 +156,9 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
     """The training split as torchvision's CIFAR10 gives it, with the transforms that its users write."""
 
     def __init__(self, data: Data):
+        # Imported here: it takes two seconds, which the many processes that train by our loop alone need not wait for.
+        from torchvision import transforms
+
         self.images, self.labels = data.train.images.numpy(), data.train.labels.tolist()
         self.transform = transforms.Compose(
             [

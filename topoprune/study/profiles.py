@@ -254,7 +254,7 @@ PROFILES = {
     "quick": _QUICK,
     "quick-ablation": replace(_QUICK, seeds=(0,), ratios=(0.5,), methods=ABLATIONS),
     "quick-recovery": replace(
-        _QUICK, seeds=(0,), ratios=(0.5,), methods=_RECOVERY.methods, recovery=replace(_QUICK.recovery, epochs=12)
+        _QUICK, seeds=(0,), ratios=(0.5,), methods=_RECOVERY.methods, recovery=replace(_QUICK.recovery, epochs=8)
     ),
     "pilot": _PILOT,
     "pilot-ablation": replace(_PILOT, ratios=(0.5,), methods=ABLATIONS),
