@@ -179,14 +179,15 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         choice: the functional choice; networks, removals, trials: how many are on record; dense: test accuracy (%);
         NAME_none, NAME_convolution: mean test accuracy before fine-tuning at `PRIMARY_RATIO`, plain and refitted, and
         NAME_plain, NAME_mended: after fine-tuning, of the choices `_QUOTED`; plain_low, plain_high: the worst and the
-        best choice after fine-tuning, plain; over_thesis, over_random: points of the functional choice over these after
-        fine-tuning, plain, with the interval; over_obs: over OBS before it, refitted; thesis_refitted: the thesis's
-        choice over random removal there; plain_recovered, mended_recovered: runs of `MENDED_METHODS` that recovered at
-        `RECOVERY_RATIO`, of how many; plain_recovered_all: the same of all choices, plain; functional_lost, l1_lost:
-        points below the dense network at that ratio, refitted, before fine-tuning;
-        ratio, recovery_ratio: these two ratios; spread_SPACE, radius_SPACE: means of `frames.cloud_frame` over layers
-        and networks; mass_rank_MENDING, distance_rank_MENDING: `rank_correlations` of the lost mass and the
-        topological distance with the accuracy before fine-tuning.
+        best choice after fine-tuning, plain; ends_low, ends_high: the same at `RECOVERY_RATIO`; over_thesis,
+        over_random: points of the functional choice over these after fine-tuning, plain, with the interval; over_obs:
+        over OBS before it, refitted; thesis_refitted: the thesis's choice over random removal there; plain_recovered,
+        mended_recovered: runs of `MENDED_METHODS` that recovered at `RECOVERY_RATIO`, of how many;
+        plain_recovered_all: the same of all choices, plain; functional_lost, l1_lost: points below the dense network
+        at that ratio, refitted, before fine-tuning; ratio, recovery_ratio: these two ratios; spread_SPACE,
+        radius_SPACE: means of `frames.cloud_frame` over layers and networks; mass_rank_MENDING,
+        distance_rank_MENDING: `rank_correlations` of the lost mass and the topological distance with the accuracy
+        before fine-tuning.
     """
     before, frame = removals_by_network(records), trials(records)
     ranks = rank_correlations(before, PRIMARY_RATIO)
@@ -215,12 +216,15 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         for mending in ACCURACIES[:2]:
             rank = ranks.loc[mending, predictor]
             found[f"{key}_rank_{mending}"] = NOT_ON_RECORD if np.isnan(rank) else f"{rank:+z.2f}"
-    plain = after[[name for name in after.index if not name.endswith(COMPENSATED)]]
+    plain = _plain_ends(frame, PRIMARY_RATIO)
+    ends_at_recovery = _plain_ends(frame, RECOVERY_RATIO)
     return found | {
         "functional_lost": _lost(little, FUNCTIONAL),
         "l1_lost": _lost(little, NAMES["l1"]),
         "plain_low": percent(plain.min()),
         "plain_high": percent(plain.max()),
+        "ends_low": percent(ends_at_recovery.min()),
+        "ends_high": percent(ends_at_recovery.max()),
         "over_thesis": _difference(ends, FUNCTIONAL, TOPOLOGICAL),
         "over_random": _difference(ends, FUNCTIONAL, RANDOM),
         "over_obs": _difference(refitted, FUNCTIONAL, OBS),
@@ -252,6 +256,12 @@ _TARGET_NAMES = dict(zip(ACCURACIES, ("after removal", "after refitting", "after
 
 def _of_planned(on_record: int, planned: int) -> str:
     return f"{on_record} of {planned}"
+
+
+def _plain_ends(frame: pd.DataFrame, ratio: float) -> pd.Series:
+    """Mean test accuracy after fine-tuning by choice, without those that were refitted."""
+    plain = frame[(frame["ratio"] == ratio) & ~frame["method"].str.endswith(COMPENSATED)]
+    return plain.groupby("method")["test"].mean()
 
 
 def _recovered(frame: pd.DataFrame) -> dict[str, str]:
