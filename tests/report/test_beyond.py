@@ -29,6 +29,7 @@ EVIDENCE = [
     evidence.rivals,
     evidence.sooner,
     evidence.explained,
+    evidence.explained_by_cell,
     evidence.explained_over_networks,
 ]
 
@@ -209,6 +210,20 @@ def test_a_slope_of_each_network_tells_what_was_planted():
     assert set(table["seeds"]) == {4} and (table["p"] < 0.01).all()
     one_ratio = [one for one in planted if getattr(one.spec, "ratio", 0.5) == 0.5]
     assert evidence.explained_over_networks(one_ratio)["effect"].isna().all()  # ratio and method are all there is
+
+
+def test_effects_by_cell_are_those_of_least_squares_with_a_level_for_each_cell():
+    planted = beyond(seeds=4, link=8.0, noise=1.0)
+    table = evidence.explained_by_cell(planted).query("predictor == 'lost mass'").set_index("target")
+    for target, runs in evidence.losses(planted).groupby("target"):
+        cells = pd.get_dummies(runs["method"] + runs["ratio"].astype(str)).to_numpy(float)
+        factors = np.hstack([cells, pd.get_dummies(runs["seed"].astype(str)).to_numpy(float)])
+        x, y = runs["lost mass"].to_numpy(), runs["accuracy"].to_numpy()
+        x, y = (v - factors @ np.linalg.lstsq(factors, v, rcond=None)[0] for v in (x, y))
+        slope = x @ y / (x @ x) * runs["lost mass"].std()
+        row = table.loc[target]
+        assert row["partial correlation"] == pytest.approx(np.corrcoef(x, y)[0, 1])
+        assert row["low"] < slope < row["high"]
 
 
 def test_no_target_is_explained_by_too_few_networks():

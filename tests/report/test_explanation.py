@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from planted import networks, only_trials, planted, record
+from scipy.stats import spearmanr
 
 from topoprune.report import evidence
-from topoprune.report.frames import trials
+from topoprune.report.frames import LAYERWISE_NAMES, trials
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,20 @@ def test_what_a_method_does_at_one_ratio_alone_explains_nothing_where_cells_are_
     targets = sensitivity.index.get_level_values("target")
     assert set(targets) == {"damage", "area", "lost accuracy"}
     assert {"topological distance, capped", "damage"} <= set(sensitivity.loc["area"].index)
+
+
+def test_rank_correlations_of_the_distance_are_those_of_scipy(linked):
+    table = evidence.distance_ranks(linked).set_index("ratio")
+    frame = trials(linked)
+    frame = frame[frame["method"].isin(LAYERWISE_NAMES)]
+    for ratio, cell in frame.groupby("ratio"):
+        means = cell.groupby("method")[["topological distance", "damaged", "test"]].mean()
+        single = [spearmanr(runs["topological distance"], runs["damaged"])[0] for _, runs in cell.groupby("seed")]
+        expected = [spearmanr(means["topological distance"], means[name])[0] for name in ("damaged", "test")]
+        row = table.loc[ratio]
+        assert row[["as removed", "fine-tuned"]].tolist() == pytest.approx(expected)
+        assert row[["lowest", "highest", "networks"]].tolist() == pytest.approx([min(single), max(single), 4])
+    assert evidence.distance_ranks([]).empty
 
 
 def test_hazards_need_ten_recoveries():

@@ -59,6 +59,8 @@ def test_what_the_readme_says_beyond_the_thesis_is_on_record(published):
     before = frames.removals_by_network(records).query("ratio == 0.5")
     before = before.groupby("method")[["none", "convolution"]].mean()
     search, chance = before.loc["topological, functional"], before.loc["random"]
+    assert (found["thesis_distance"], found["random_distance"]) == pytest.approx((0.36, 0.68), abs=0.005)
+    assert (round(found["thesis"]), round(found["random"])) == (18, 20)
     assert before.loc["farthest point, functional", "none"] < chance["none"]  # covering by distance alone
     for name in ("random", "FPGM", "functional cover", "pivoted QR"):  # fine-tuning forgets the refit
         assert abs(mean[name + ", compensated"] - mean[name]) < 0.5
@@ -93,6 +95,18 @@ def test_what_the_readme_says_of_removal_without_training_is_on_record(published
     explored, plan = study.companion_records("study", "explored"), study.profile("beyond-explored")
     found = evidence.explored_findings(explored, plan)
     assert (found["refitted_small"], found["flops_small"]) == ("0.9 points", "83 %")
+
+
+def test_what_the_chapter_says_of_close_diagrams_is_on_record(published):
+    """The sign of the rank correlation depends on the networks."""
+    study_ranks = evidence.distance_ranks(published).set_index("ratio")["as removed"]
+    assert (study_ranks < 0).sum() == 4 and study_ranks[0.9] > 0
+    half = frames.trials(published).query("ratio == 0.5").groupby("method")[["topological distance", "damaged"]].mean()
+    norms = half.loc[["L1", "L2", "FPGM"]]
+    close = half.loc[["random", "topological"]]
+    assert norms["topological distance"].min() > 4 > 1 > close["topological distance"].max()
+    assert norms["damaged"].max() < 15 < 30 < close["damaged"].min()
+    assert evidence.beyond_findings(study.companion_records("study", "beyond"))["distance_rank_none"].startswith("+")
 
 
 def test_what_our_reading_says_of_the_ablations_is_on_record(published):

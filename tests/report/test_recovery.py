@@ -35,6 +35,13 @@ def test_restricted_means_are_the_areas_under_kaplan_meier(records):
     np.testing.assert_allclose([row["low"], row["high"]], paired.confidence_interval())
 
 
+def test_random_removal_is_no_rival_of_claim_1_and_costs_its_rivals_nothing(records):
+    alone = evidence.restricted_means(records).set_index("rival")["p"]
+    times = enumerate([3, 4, 5, 5])
+    both = [*records, *(record("random", 0.5, seed, 80, 1, 0.5, epochs=time) for seed, time in times)]
+    assert evidence.restricted_means(both).set_index("rival")["p"]["L1"] == alone["L1"]
+
+
 def test_the_survival_curve_by_hand(records):
     curve = evidence.survival(records)
     curve = curve[curve["method"] == "topological"]

@@ -69,6 +69,12 @@ def test_no_network_has_nothing():
     assert tested.pop("seeds") == 0 and np.isnan(list(tested.values())).all()
 
 
+def test_cells_beside_a_test_are_a_family_of_their_own():
+    p = pd.Series([0.01, 0.04, 0.02, np.nan])
+    corrected = statistics.holm_in_families(p, pd.Series([True, False, True, False]))
+    np.testing.assert_allclose(corrected, [0.02, 0.04, 0.02, np.nan])
+
+
 def test_holm_by_hand_where_a_missing_test_does_not_count():
     corrected = statistics.holm(pd.Series([0.04, 0.01, np.nan, 0.03]))
     np.testing.assert_allclose(corrected, [0.06, 0.03, np.nan, 0.06])

@@ -18,6 +18,7 @@ from topoprune.report.evidence.beyond_explanation import (
     FUNCTIONAL_PREDICTORS,
     accuracy_verdicts,
     explained,
+    explained_by_cell,
     explained_over_networks,
     losses,
 )
@@ -40,6 +41,7 @@ from topoprune.report.evidence.differences import (
 from topoprune.report.evidence.explanation import (
     PREDICTORS,
     adjusted,
+    distance_ranks,
     hazards,
     predictors,
     predictors_over_networks,
@@ -85,8 +87,10 @@ __all__ = [
     "damage_differences",
     "damage_slopes",
     "damage_slopes_over_networks",
+    "distance_ranks",
     "effect_in_words",
     "explained",
+    "explained_by_cell",
     "explained_over_networks",
     "explored_findings",
     "findings",

@@ -15,7 +15,7 @@ from topoprune.report.evidence.statistics import (
     LEVEL,
     MARGIN,
     equivalence,
-    holm,
+    holm_in_families,
     p_above,
     paired_difference,
     t_interval,
@@ -140,7 +140,7 @@ def rivals(records: Sequence[Record]) -> pd.DataFrame:
     cell = ["method", "rival", "measured", "ratio", "primary", "margin"]
     columns = [*cell, "seeds", "difference", "low", "high", "low 95", "high 95", "p", "verdict"]
     table = pd.DataFrame(rows, columns=columns)
-    table = table.assign(p=_corrected(table["p"], table["primary"].astype(bool)))
+    table = table.assign(p=holm_in_families(table["p"], table["primary"].astype(bool)))
     return table.assign(verdict=_rivals_judged(table))
 
 
@@ -175,7 +175,8 @@ def sooner(records: Sequence[Record]) -> pd.DataFrame:
                 }
             )
     table = pd.DataFrame(rows, columns=["method", "ratio", "primary", "recovered", *_DIFFERENCE])
-    return table.assign(p=_corrected(table["p"], (table["method"] == ALL_FOUR) & table["ratio"].isin(LASTING_RATIOS)))
+    tested = (table["method"] == ALL_FOUR) & table["ratio"].isin(LASTING_RATIOS)
+    return table.assign(p=holm_in_families(table["p"], tested))
 
 
 def _wide(records: Sequence[Record], column: str) -> pd.DataFrame:
@@ -223,15 +224,7 @@ def _recovery_verdict(tested: dict, recovered: int) -> str:
 
 def _gains_judged(table: pd.DataFrame, tested: pd.Series) -> pd.DataFrame:
     """The table with p corrected and the verdict of each cell."""
-    p = _corrected(table["p"], tested)
+    p = holm_in_families(table["p"], tested)
     enough = table["seeds"] >= LEAST_SEEDS
     verdict = np.select([enough & (p < LEVEL), enough & (table["high"] < 0)], [ABOVE, BELOW], UNDECIDED)
     return table.assign(p=p, verdict=verdict)
-
-
-def _corrected(p: pd.Series, tested: pd.Series) -> np.ndarray:
-    """p corrected by Holm over the cells of the test, and over the others by themselves."""
-    corrected = p.to_numpy(dtype=float).copy()
-    for family in (tested.to_numpy(dtype=bool), ~tested.to_numpy(dtype=bool)):
-        corrected[family] = holm(p[family])
-    return corrected

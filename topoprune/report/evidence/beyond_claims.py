@@ -184,7 +184,8 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         over OBS before it, refitted; thesis_refitted: the thesis's choice over random removal there; plain_recovered,
         mended_recovered: runs of `MENDED_METHODS` that recovered at `RECOVERY_RATIO`, of how many;
         plain_recovered_all: the same of all choices, plain; functional_lost, l1_lost: points below the dense network
-        at that ratio, refitted, before fine-tuning; ratio, recovery_ratio: these two ratios; spread_SPACE,
+        at that ratio, refitted, before fine-tuning; thesis_distance, random_distance: topological distances at
+        `PRIMARY_RATIO`; ratio, recovery_ratio: these two ratios; spread_SPACE,
         radius_SPACE: means of `frames.cloud_frame` over layers and networks; mass_rank_MENDING,
         distance_rank_MENDING: `rank_correlations` of the lost mass and the topological distance with the accuracy
         before fine-tuning.
@@ -221,6 +222,8 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
     return found | {
         "functional_lost": _lost(little, FUNCTIONAL),
         "l1_lost": _lost(little, NAMES["l1"]),
+        "thesis_distance": _distance(before, TOPOLOGICAL),
+        "random_distance": _distance(before, RANDOM),
         "plain_low": percent(plain.min()),
         "plain_high": percent(plain.max()),
         "ends_low": percent(ends_at_recovery.min()),
@@ -256,6 +259,11 @@ _TARGET_NAMES = dict(zip(ACCURACIES, ("after removal", "after refitting", "after
 
 def _of_planned(on_record: int, planned: int) -> str:
     return f"{on_record} of {planned}"
+
+
+def _distance(means: pd.DataFrame, method: str) -> str:
+    distance = means[DISTANCE].get(method, np.nan)
+    return NOT_ON_RECORD if np.isnan(distance) else f"{distance:.2f}"
 
 
 def _plain_ends(frame: pd.DataFrame, ratio: float) -> pd.Series:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from topoprune.report.evidence.claims import LEAST_SEEDS, NOT_SUPPORTED, SUPPORTED
 from topoprune.report.evidence.differences import UNDECIDED
-from topoprune.report.evidence.explanation import PREDICTOR_COLUMNS, RATIO_AND_METHOD, predictor_effect
+from topoprune.report.evidence.explanation import CELLS, PREDICTOR_COLUMNS, RATIO_AND_METHOD, predictor_effect
 from topoprune.report.evidence.statistics import LEVEL, holm, slope_over_networks, standardized
 from topoprune.report.frames import DISTANCE, removals, removals_by_network, trials
 from topoprune.study import Record
@@ -39,9 +39,7 @@ def explained(records: Sequence[Record]) -> pd.DataFrame:
         The columns of `explanation.predictors` for each of `ACCURACIES` and `FUNCTIONAL_PREDICTORS`, p corrected by
         Holm over all rows. The runs are those of `losses`, of cells with enough networks if there are any.
     """
-    rows = [predictor_effect(*asked, RATIO_AND_METHOD) for asked in _asked(records)]
-    table = pd.DataFrame(rows, columns=[*PREDICTOR_COLUMNS])
-    return table.assign(p=holm(table["p"]))
+    return _effects([predictor_effect(*asked, RATIO_AND_METHOD) for asked in _asked(records)])
 
 
 def explained_over_networks(records: Sequence[Record]) -> pd.DataFrame:
@@ -59,6 +57,22 @@ def explained_over_networks(records: Sequence[Record]) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=["target", "predictor", "seeds", "effect", "low", "high", "p"])
     return table.assign(p=holm(table["p"]))
+
+
+def explained_by_cell(records: Sequence[Record]) -> pd.DataFrame:
+    """The effects of `explained` where each pair of ratio and method has a level of its own: a description.
+
+    So what a method does at one ratio explains nothing, and only what sets the networks apart is left.
+
+    Returns:
+        The columns of `explained`, p corrected by Holm over all rows.
+    """
+    return _effects(
+        [
+            predictor_effect(known.assign(cell=known["method"] + known["ratio"].astype(str)), target, name, CELLS)
+            for known, target, name in _asked(records)
+        ]
+    )
 
 
 def losses(records: Sequence[Record]) -> pd.DataFrame:
@@ -137,6 +151,11 @@ def _asked(records: Sequence[Record]) -> list[tuple[pd.DataFrame, str, str]]:
         for name in FUNCTIONAL_PREDICTORS
         if len(known) > 2 and known[name].std() > 0
     ]
+
+
+def _effects(rows: list[dict]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=[*PREDICTOR_COLUMNS])
+    return table.assign(p=holm(table["p"]))
 
 
 def _fine_tuned(records: Sequence[Record]) -> pd.DataFrame:

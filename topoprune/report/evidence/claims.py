@@ -187,7 +187,9 @@ def explains(records: Sequence[Record], plan: Profile) -> list[dict]:
     decides, complete = bool(cells), len(cells) >= len(plan.methods) * len(plan.ratios)
     decisive = replicated if decides else records
     mixed, slopes = predictors(decisive), predictors_over_networks(decisive)
-    single = mixed.drop(columns=["seeds", "effect", "low", "high", "p"]).merge(slopes, on=["target", "predictor"])
+    single = mixed.drop(columns=["seeds", "effect", "low", "high", "p", "model"]).merge(
+        slopes, on=["target", "predictor"]
+    )
     return [
         _explanation("The distance explains damage and recovery", "mixed model", mixed, decides, complete),
         _explanation(
@@ -196,11 +198,16 @@ def explains(records: Sequence[Record], plan: Profile) -> list[dict]:
     ]
 
 
+_FITS = {"mixed": "mixed model", "seeds as a factor": "networks as a factor, since the mixed model fails"}
+"""Model of `statistics.mixed_effect` -> its name in a verdict."""
+
+
 def _explanation(name: str, test: str, table: pd.DataFrame, decides: bool, complete: bool) -> dict:
     verdict, row = explanation_verdict(table, decides, complete)
     effect, below = "", False
     if row is not None:
         below = TARGETS[row["target"]] < 0
+        test = _FITS.get(row.get("model"), test)
         correlation = f"partial correlation {row['partial correlation']:+z.2f}"
         effect = f"{row['effect']:+z.2f} points of {row['target']} for one SD ({correlation})"
     return {

@@ -14,7 +14,7 @@ from topoprune.report.evidence.statistics import (
     slope_over_networks,
     standardized,
 )
-from topoprune.report.frames import DISTANCE, trials
+from topoprune.report.frames import DISTANCE, LAYERWISE_NAMES, trials
 from topoprune.study import Record
 
 PREDICTORS = (DISTANCE, "removed norm", "lost rank", "damage")
@@ -84,6 +84,34 @@ def sensitivity(records: Sequence[Record]) -> pd.DataFrame:
     )
 
 
+def distance_ranks(records: Sequence[Record]) -> pd.DataFrame:
+    """Spearman's rank correlation of the topological distance with test accuracy, over the layer-wise methods.
+
+    A description: below zero, closer diagrams go with more accuracy. Unlike networks, methods were not drawn at random.
+
+    Returns:
+        A row for each ratio: ratio; networks; as removed, fine-tuned: of the means over the networks before and after
+        fine-tuning; lowest, highest: of single networks, as removed. NaN for less than two methods.
+    """
+    frame = trials(records)
+    frame = frame[frame["method"].isin(LAYERWISE_NAMES)]
+    rows = []
+    for ratio, cell in frame.groupby("ratio"):
+        single = [_ranks(runs, "damaged") for _, runs in cell.groupby("seed")]
+        means = cell.groupby("method")[[DISTANCE, "damaged", "test"]].mean()
+        rows.append(
+            {
+                "ratio": ratio,
+                "networks": len(single),
+                "as removed": _ranks(means, "damaged"),
+                "lowest": min(single),
+                "highest": max(single),
+                "fine-tuned": _ranks(means, "test"),
+            }
+        )
+    return pd.DataFrame(rows, columns=["ratio", "networks", "as removed", "lowest", "highest", "fine-tuned"])
+
+
 def predictor_effect(known: pd.DataFrame, target: str, name: str, factors: str) -> dict:
     """What one predictor x tells of a target y beyond some factors: a row of `predictors`, p uncorrected.
 
@@ -137,6 +165,10 @@ def hazards(records: Sequence[Record]) -> pd.DataFrame:
             rows.append({"predictor": name, "recovered": int(known["recovered"].sum()), **_hazard(known, name)})
     table = pd.DataFrame(rows, columns=["predictor", "recovered", "hazard ratio", "low", "high", "p"])
     return table.assign(p=holm(table["p"]))
+
+
+def _ranks(runs: pd.DataFrame, accuracy: str) -> float:
+    return float(runs[[DISTANCE, accuracy]].corr("spearman").iloc[0, 1])
 
 
 def _targets(records: Sequence[Record]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import pandas as pd
 from topoprune.report.evidence.beyond import FUNCTIONAL, OBS, PRIMARY_MENDING, PRIMARY_RATIO, RANDOM
 from topoprune.report.evidence.differences import RIVALS, TOPOLOGICAL, accuracy_equivalence
 from topoprune.report.evidence.statistics import paired_difference
-from topoprune.report.frames import NAMES, removals_by_network, trials
+from topoprune.report.frames import DISTANCE, NAMES, removals_by_network, trials
 from topoprune.study import Record
 from topoprune.study.profiles import COMPENSATED
 
@@ -23,7 +23,8 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
         over_random, over_norms: topological less random removal, and less L1, L2 and FPGM, means over all ratios of
         the study; random_over_l1: random removal less L1 there; quarter_over_random, quarter_over_l1: topological less
         these at `PRIMARY_RATIO` in `beyond`; cover_over_random, cover_over_thesis, cover_over_l1: the functional choice
-        there. In percent of test accuracy before fine-tuning, at that ratio: dense; removed_low, removed_high,
+        there. thesis_distance, random_distance: topological distances there, in weight space. In percent of test
+        accuracy before fine-tuning, at that ratio: dense; thesis: topological; removed_low, removed_high,
         mended_low, mended_high: the worst and the best choice as removed, and refitted; search, farthest, cover: the
         thesis's search in the functional cloud, farthest points there, and its cover by mass; farthest_weights:
         farthest points in weight space; random; obs_refitted, cover_refitted, l1_refitted. In percent after
@@ -57,6 +58,9 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
         "removed_high": removed.max(),
         "mended_low": mended.min(),
         "mended_high": mended.max(),
+        "thesis_distance": before[DISTANCE][TOPOLOGICAL],
+        "random_distance": before[DISTANCE][RANDOM],
+        "thesis": removed[TOPOLOGICAL],
         "random": removed[RANDOM],
         "search": removed[NAMES["functional"]],
         "farthest": removed[NAMES["functional farthest"]],

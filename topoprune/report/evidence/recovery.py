@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from topoprune.report.evidence.differences import RIVALS, TOPOLOGICAL
-from topoprune.report.evidence.statistics import holm, paired_difference
+from topoprune.report.evidence.statistics import holm_in_families, paired_difference
 from topoprune.report.frames import trials
 from topoprune.study import Record
 
@@ -39,8 +39,8 @@ def restricted_means(records: Sequence[Record]) -> pd.DataFrame:
 
     Returns:
         A row for each rival and ratio: recovered (runs of both methods that recovered at all: without any, nothing
-        is compared); seeds, difference (epochs), low, high, p of `paired_difference`, p corrected by Holm over all
-        rows.
+        is compared); seeds, difference (epochs), low, high, p of `paired_difference`, p corrected by Holm over the
+        rows of `RIVALS`, and over those of random removal by themselves.
     """
     index = ["ratio", "seed"]
     frame = trials(records).astype({"recovered": float})
@@ -55,4 +55,4 @@ def restricted_means(records: Sequence[Record]) -> pd.DataFrame:
             rows.append({"rival": rival, "ratio": ratio, "recovered": reached, **paired_difference(pairs.to_numpy())})
     columns = ["rival", "ratio", "seeds", "recovered", "difference", "low", "high", "p"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.assign(p=holm(table["p"]))
+    return table.assign(p=holm_in_families(table["p"], table["rival"].isin(RIVALS)))

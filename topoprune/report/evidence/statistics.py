@@ -120,6 +120,19 @@ def holm(values: pd.Series) -> np.ndarray:
     return corrected
 
 
+def holm_in_families(p: pd.Series, tested: pd.Series) -> np.ndarray:
+    """p corrected by Holm over the cells of a test, and over the cells that stand beside it by themselves.
+
+    Args:
+        p: of each cell.
+        tested: whether the test has the cell.
+    """
+    corrected = p.to_numpy(dtype=float).copy()
+    for family in (tested.to_numpy(dtype=bool), ~tested.to_numpy(dtype=bool)):
+        corrected[family] = holm(p[family])
+    return corrected
+
+
 def standardized(values: pd.Series) -> pd.Series:
     """Values less their mean, divided by their standard deviation."""
     return (values - values.mean()) / values.std()

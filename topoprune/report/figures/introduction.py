@@ -103,7 +103,7 @@ def bars_of(kept: Sequence[int]) -> dict[int, np.ndarray]:
 def findings(chosen: dict[str, list[int]]) -> dict[str, float | int]:
     """The numbers of the text."""
     delta, everyone = distance_matrix(FILTERS), range(len(FILTERS))
-    whole, every = bars_of(everyone), all_choices()
+    whole, cover, every = bars_of(everyone), bars_of(chosen[COVER]), all_choices()
     ((born, filled),) = whole[1]
     ranks = every[["fitness", "radius"]].corr("spearman")
     numbers: dict[str, float | int] = {
@@ -116,10 +116,10 @@ def findings(chosen: dict[str, list[int]]) -> dict[str, float | int]:
         "loop_born": born,
         "loop_filled": filled,
         "certificate": 2 * covering_radius(delta, chosen[COVER]),
-        "half_longest": max(np.ptp(rows, axis=1).max() for rows in whole.values()) / 2,
-        "most_moved": max(diagram_distance(whole[q], bars_of(chosen[COVER])[q], "bottleneck") for q in (0, 1)),
+        "half_longest": max(np.ptp(rows, axis=1).max() for rows in (*whole.values(), *cover.values())) / 2,
+        "most_moved": max(diagram_distance(whole[q], cover[q], "bottleneck") for q in (0, 1)),
         "apart": diagrams_apart(chosen[COVER], chosen[LOOK_ALIKE]),
-        "total": sum(np.ptp(rows, axis=1).sum() for rows in bars_of(chosen[COVER]).values()),
+        "total": sum(np.ptp(rows, axis=1).sum() for rows in cover.values()),
         "rank_correlation": ranks.loc["fitness", "radius"],
     }
     fitness = Fitness(delta)
