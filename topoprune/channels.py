@@ -204,8 +204,7 @@ class _Follower(TorchDispatchMode):
                 self.norms[name] = row
 
     def leave(self) -> None:
-        if self.inside:
-            self.inside.pop()
+        del self.inside[-1:]
 
     def labels(self, tensor: Tensor) -> Tensor:
         """The channel numbers of a tensor, `FIXED` where it is not known."""
@@ -245,7 +244,10 @@ class _Follower(TorchDispatchMode):
         name = func.overloadpacket.__name__
         plain = name[:-1] if name.endswith("_") and not name.endswith("__") else name
         if not self._is_parameter_cast_or_transposed(plain, args, output):
-            self._follow(func, plain, args, kwargs, output)
+            try:
+                self._follow(func, plain, args, kwargs, output)
+            except Exception:  # arguments that were not foreseen: the network runs, and what they hold stays whole
+                self._give_up(plain, args, kwargs)
         return output
 
     def _follow(self, func, name: str, args: tuple, kwargs: dict, output: Any) -> None:
@@ -269,21 +271,26 @@ class _Follower(TorchDispatchMode):
         elif name in MOVES:
             self._move(func, name, args, kwargs, output)
         elif name in REDUCTIONS:
-            self._reduce(args, kwargs, output)
+            self._reduce(name, args, kwargs, output)
         elif name in WITHIN_CHANNELS:
             self._within(args[0], output, range(2, args[0].ndim) if args[0].ndim > 2 else (), name)
         elif name in ALONG_ONE_AXIS:
-            self._within(args[0], output, (args[1] % args[0].ndim,), name)
+            given = kwargs.get("dim", args[1] if len(args) > 1 else -1)  # `sort` takes the last axis
+            self._within(args[0], output, (given % args[0].ndim,), name)
         elif name == "native_layer_norm":
             self._within(args[0], output, range(args[0].ndim - len(args[1]), args[0].ndim), name)
         elif name in ELEMENTWISE or torch.Tag.pointwise in func.tags:
             self._elementwise(inputs, output)
         else:
-            for tensor in inputs:
-                self.fix(self.labels(tensor), f"{name} in {self._place()} mixes its channels")
-                if weight := self._name(tensor):
-                    self._fix_parameter(weight, f"{name} in {self._place()} is not known")
+            self._give_up(name, args, kwargs)
         return None
+
+    def _give_up(self, name: str, args: tuple, kwargs: dict) -> None:
+        """Nothing that an operation reads can be removed, because it cannot be followed."""
+        for tensor in [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]:
+            self.fix(self.labels(tensor), f"{name} in {self._place()} mixes its channels")
+            if weight := self._name(tensor):
+                self._fix_parameter(weight, f"{name} in {self._place()} is not known")
 
     def _convolution(self, output, images, weight, bias, _stride, _padding, _dilation, transposed, _extra, groups):
         row, name = self._row(images, 1), self._name(weight)
@@ -295,6 +302,9 @@ class _Follower(TorchDispatchMode):
             self._link(row, self._numbers(name, read))
         elif not transposed and weight.shape[1] == 1:  # depthwise: the number of groups shrinks with the channels
             self._link(row.repeat_interleave(len(numbers) // groups), numbers)
+        elif transposed and weight.shape[:2] == (groups, 1):  # the same; its only axis of channels is the one it reads
+            self._link(row, self._numbers(name, read))
+            return self._written(output, bias, Axis(name, read), 1, 1)
         else:  # the same positions stay in every group, so that groups stay equal
             blocks = row.view(groups, -1)
             self._link(blocks[:1].expand_as(blocks), blocks)
@@ -316,7 +326,7 @@ class _Follower(TorchDispatchMode):
         else:
             bias, rows, weight = args if name == "addmm" else (None, *args)
             layer = self.transposed[id(weight)][1] if id(weight) in self.transposed else None
-        if layer is None:
+        if layer is None or (bias is not None and bias.ndim > 1):
             return False
         row = self._row(rows, rows.ndim - 1)
         self._link(row, self._numbers(layer, 1))
@@ -379,10 +389,9 @@ class _Follower(TorchDispatchMode):
         if sum(size > 1 for size in old.shape) == 1 and len(varies) == 2:
             self._keep_blocks_equal(new.movedim(varies[0], 0))
 
-    def _reduce(self, args: tuple, kwargs: dict, output: Any) -> None:
-        tensor, given = args[0], kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if len(args) > 2 and isinstance(args[2], list):
-            given = args[2]  # norm(x, p, dim)
+    def _reduce(self, name: str, args: tuple, kwargs: dict, output: Any) -> None:
+        tensor, at = args[0], 2 if "norm" in name else 1  # norm(x, p, dim)
+        given = kwargs.get("dim", args[at] if len(args) > at else None)
         axes = range(tensor.ndim) if given in (None, []) else [given] if isinstance(given, int) else given
         labels = self.labels(tensor)
         reduced = [axis % tensor.ndim for axis in axes] if tensor.ndim else []

@@ -94,14 +94,9 @@ def refit(
         >>> bool(after < before)
         True
     """
-    check_images(images, mode)
-    if any(parameter.is_meta for parameter in dense.parameters()):
-        raise ValueError("a network on the meta device has no weights to compensate: load them first")
-    batches = batches_of(images, dense)
-    pruned = without(dense, removed)
+    batches, pruned, consumers = to_refit(dense, removed, images, mode, follows)
     norms = {name: norm for name, norm in pruned.named_modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)}
     with torch.no_grad():
-        consumers = _in_order_of_call(consumers_of(dense, pruned, removed, mode, follows or {}), dense, batches)
         for norm in norms.values():
             norm.train().momentum = 0.0  # batch statistics, because what it reads has changed
         for chunk in _chunks(consumers):
@@ -114,6 +109,27 @@ def refit(
         for name, norm in norms.items():
             if norm.num_batches_tracked:  # not where the forward pass has no use for it
                 _copy(norm._buffers, small.get_submodule(name)._buffers)
+
+
+def to_refit(
+    dense: nn.Module,
+    removed: dict[Coupling, np.ndarray],
+    images: Any,
+    mode: str = "convolution",
+    follows: dict[str, str] | None = None,
+) -> tuple[list, nn.Module, list[Consumer]]:
+    """The batches, the network without the removed choices, and its consumers in forward order, see `refit`.
+
+    Raises:
+        ValueError: images that `refit` cannot use.
+    """
+    check_images(images, mode)
+    if any(parameter.is_meta for parameter in dense.parameters()):
+        raise ValueError("a network on the meta device has no weights to compensate: load them first")
+    batches, pruned = batches_of(images, dense), without(dense, removed)
+    with torch.no_grad():
+        found = consumers_of(dense, pruned, removed, mode, follows or {})
+        return batches, pruned, _in_order_of_call(found, dense, batches)
 
 
 def _copy(source: dict, target: dict) -> None:

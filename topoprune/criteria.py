@@ -21,8 +21,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from topoprune.coupling import Coupling, scores
-from topoprune.functional import Responses, stand_in
-from topoprune.passes import run
+from topoprune.functional import BATCH, Responses, stand_in
+from topoprune.passes import batch_size, run, seed_generators, some_inputs
 
 
 def l1(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
@@ -172,16 +172,37 @@ def taylor(
         labels: (b,) classes of the example inputs; by default what the network itself answers.
 
     Raises:
-        ValueError: the network does not answer with one row of class scores for each input.
+        ValueError: the network does not answer with one row of class scores for each input, or labels that are not
+            the classes of the inputs.
     """
+    size = batch_size(example_inputs)
     with stand_in(model) as (judged, _), torch.enable_grad():
-        logits = run(judged.requires_grad_(True), example_inputs)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise ValueError(
-                f"method 'taylor' needs class scores of shape (inputs, classes), got {type(logits).__name__}"
-                f"{tuple(logits.shape) if isinstance(logits, Tensor) else ''}: use another method for this network"
-            )
-        F.cross_entropy(logits.float(), logits.argmax(1) if labels is None else labels).backward()
+        judged.requires_grad_(True)
+        for start in range(0, size, BATCH):
+            inputs = some_inputs(example_inputs, start, start + BATCH)
+            share = batch_size(inputs) / size
+            seed_generators(start)
+            logits = run(judged, inputs)
+            own = labels if labels is None or size == 1 else labels[start : start + BATCH]
+            (share * F.cross_entropy(logits.float(), _classes(logits, own))).backward()
     return [
         scores(judged, coupling, lambda w: w.detach() * (0 if w.grad is None else w.grad)) for coupling in couplings
     ]
+
+
+def _classes(logits: Any, labels: Any) -> Tensor:
+    """The labels of a batch of class scores; by default what the network answers."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ValueError(
+            f"method 'taylor' needs class scores of shape (inputs, classes), got {type(logits).__name__}"
+            f"{tuple(logits.shape) if isinstance(logits, Tensor) else ''}: use another method for this network"
+        )
+    if labels is None:
+        return logits.argmax(1)
+    own = torch.as_tensor(labels)
+    if own.shape != logits.shape[:1] or own.is_floating_point():
+        raise ValueError(
+            f"labels must be class numbers, one for each input, got {own.dtype} of shape {tuple(own.shape)} for "
+            f"{len(logits)} inputs"
+        )
+    return own.long().to(logits.device)

@@ -60,6 +60,8 @@ def find_difference(
             if name == "":
                 return f"an output of shape {tuple(expected.shape)} becomes {tuple(answer.shape)}"
         elif not _close(answer, expected, tolerance):
+            if not expected.isfinite().all():
+                return f"the answers of {name or 'the network'} are partly NaN or infinite"
             return f"the answers of {name or 'the network'} change where they should not"
     return None
 
@@ -135,6 +137,8 @@ def _set_sizes(module: Any) -> None:
     weight: Any = getattr(module, "weight", None)
     if isinstance(module, nn.modules.conv._ConvNd):
         if module.transposed:
+            if module.groups == module.in_channels == module.out_channels > 1:  # depthwise
+                module.groups = weight.shape[0]
             module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
         else:
             if module.groups == module.in_channels > 1:  # depthwise

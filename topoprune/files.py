@@ -64,6 +64,15 @@ def write(path: Path, content: bytes) -> None:
             raise
 
 
+def check_writable(path: Path) -> None:
+    """Raise FileError now if `write` could not write this file, for a reason other than its size."""
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        os.unlink(temporary)
+
+
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
     """Write tensors and JSON metadata, with a checksum of both. Raise as `write`."""
     tensors, text = _on_cpu(tensors), canonical(metadata)

@@ -7,6 +7,7 @@ This module knows points and subsets, nothing of networks. Two engines give the 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
@@ -399,8 +400,8 @@ def _checked_bars(name: str, rows: ArrayLike) -> Float64[np.ndarray, "_ 2"]:
     return _without_diagonal(rows)
 
 
-def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
+def _check_choice(name: str, value: Any, known: Iterable[str]) -> None:
+    if value not in list(known):  # which takes what cannot be hashed
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from topoprune.coupling import LAYERS, Coupling
 from topoprune.network import PruningWarning
-from topoprune.passes import batch_size, run, running_copy, some_inputs, unwrapped
+from topoprune.passes import batch_size, run, running_copy, seed_generators, some_inputs, unwrapped
 from topoprune.unfolding import batched
 
 BATCH = 128
@@ -146,6 +146,7 @@ def _observe(network: nn.Module, example_inputs: Any, readings: Sequence["_Readi
     try:
         with torch.no_grad():
             for start in range(0, batch_size(example_inputs), BATCH):
+                seed_generators(start)  # a network that draws numbers draws the same at every call
                 run(network, some_inputs(example_inputs, start, start + BATCH))
     finally:
         for hook in hooks:

@@ -17,10 +17,19 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from topoprune.channels import Channels, trace
-from topoprune.compensation import check_images, refit
+from topoprune.compensation import check_images, refit, to_refit
 from topoprune.coupling import LAYERS, Coupling, Kept, couplings_of, integers, widths
 from topoprune.cutting import answers_of, find_difference, find_unsound, without
-from topoprune.passes import copied, each_tensor, first_inputs, plain_tensors, run, seed_generators, unwrapped
+from topoprune.passes import (
+    copied,
+    each_tensor,
+    first_inputs,
+    plain_tensors,
+    run,
+    seed_generators,
+    tensors_in,
+    unwrapped,
+)
 
 TOLERANCE = 1e-3
 """Largest difference between a pruned and a masked network, as a share of a tensor's largest value."""
@@ -97,7 +106,8 @@ def structure(
             is left whole.
 
     Raises:
-        ValueError: as `couplings`, and for a type that is no convolution or linear layer.
+        ValueError: as `couplings`, for weights that are not finite, and for a type that is no convolution or linear
+            layer.
 
     Example:
         >>> from torch import nn
@@ -110,11 +120,13 @@ def structure(
         raise ValueError(f"types must be types of layers, as (nn.Conv2d, nn.Linear), got {types!r}")
     inner, prefix = unwrapped(model)
     _refuse_computed_weights(inner, prefix)
+    _refuse_damaged_weights(inner, prefix)
     with plain_tensors():
         network, inputs, tolerance = _prepared(inner, example_inputs)
         channels = trace(copied(network), _passes(network, inputs))
         found = couplings_of(network, channels, types)
         unsound = find_unsound(found, network, inputs, tolerance) if check and _has_values(network) else {}
+    unsound |= {coupling: reason for coupling in found if (reason := _only_together(coupling))}
     sound = [coupling for coupling in found if coupling not in unsound]
     reasons = {layer: reason for coupling, reason in unsound.items() for layer in coupling.layers}
     left = _left_whole(network, channels, types, sound, reasons)
@@ -168,10 +180,7 @@ def remove(
     _refuse_computed_weights(inner, prefix)
     with plain_tensors():
         network, inputs, tolerance = _prepared(inner, example_inputs)
-        channels = trace(copied(network), _passes(network, inputs))
-        every = couplings_of(network, channels, LAYERS)
-        named = {layer.removeprefix(prefix): integers(layer, chosen) for layer, chosen in kept.items()}
-        removed = _removed(named, network, every)
+        channels, removed = _to_remove(network, inputs, kept, prefix)
         if check and _has_values(network) and (difference := find_difference(network, inputs, removed, tolerance)):
             raise ValueError(
                 f"these filters cannot be removed from {type(inner).__name__}: {difference}; "
@@ -181,6 +190,30 @@ def remove(
         if compensate is not None and removed:
             refit(network, unwrapped(small)[0], removed, compensate, compensation, channels.follows)
         return small
+
+
+def check_refit(model: nn.Module, example_inputs: Any, kept: Kept, images: Any, mode: str) -> None:
+    """Refuse images on which `remove` could not refit what reads the filters that `kept` leaves out.
+
+    Args:
+        model, example_inputs, kept, images, mode: as `model`, `example_inputs`, `kept`, `compensate` and
+            `compensation` of `remove`.
+
+    Raises:
+        ValueError: as `compensation.refit`.
+    """
+    inner, prefix = unwrapped(model)
+    with plain_tensors():
+        network, inputs, _ = _prepared(inner, example_inputs)
+        channels, removed = _to_remove(network, inputs, kept, prefix)
+        to_refit(network, removed, images, mode, channels.follows)
+
+
+def _to_remove(network: nn.Module, inputs: Any, kept: Mapping, prefix: str) -> tuple[Channels, dict]:
+    """The channels of a network, and the choices of its couplings that `kept` leaves out."""
+    channels = trace(copied(network), _passes(network, inputs))
+    named = {layer.removeprefix(prefix): integers(layer, chosen) for layer, chosen in kept.items()}
+    return channels, _removed(named, network, couplings_of(network, channels, LAYERS))
 
 
 def _refuse_computed_weights(model: nn.Module, prefix: str) -> None:
@@ -203,8 +236,25 @@ def _refuse_computed_weights(model: nn.Module, prefix: str) -> None:
             raise ValueError(f"{what} has no weights yet: run the network once on example inputs, then prune")
 
 
+def _refuse_damaged_weights(model: nn.Module, prefix: str) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, LAYERS) and not module.weight.is_meta and not module.weight.isfinite().all():
+            raise ValueError(
+                f"{prefix}{name} has values that are NaN or infinite: the model is damaged or diverged in training; "
+                "load a sound checkpoint"
+            )
+
+
+def _only_together(coupling: Coupling) -> str:
+    """Why a coupling of several filters leaves no choice; empty if it leaves one."""
+    most = max(filters.shape[1] for filters in coupling.members.values())
+    return f"its {most} filters can only go together" if coupling.choices == 1 < most else ""
+
+
 def _prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, float]:
     """A copy in evaluation mode and few inputs, in float32 unless the network insists on its own type."""
+    if any(tensor.ndim and not len(tensor) for tensor in tensors_in(example_inputs)):
+        raise ValueError("the example inputs are an empty batch: pass at least one input")
     for dtype, count in itertools.product((torch.float32, None), (2, None)):
         network = copied(model).eval().requires_grad_(False)
         inputs = first_inputs(example_inputs, count) if count else example_inputs

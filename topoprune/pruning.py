@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,12 +16,15 @@ from topoprune.compensation import check_images
 from topoprune.costs import Cost, cost, flops
 from topoprune.coupling import Kept, width, widths
 from topoprune.genetic import check_number
-from topoprune.network import remove
+from topoprune.network import PruningWarning, check_refit, remove
 from topoprune.passes import first_inputs
-from topoprune.selection import NETWORK_CRITERIA, check_arguments, ignored_layers, run_selection
+from topoprune.selection import check_arguments, ignored_layers, is_global, run_selection
 
 TIMED = 64
 """Largest batch whose throughput is measured: the inputs may be a thousand images to choose by."""
+
+NO_FILTER = 1e-9
+"""A ratio that removes no filter, where 0 would say that the layer stays whole."""
 
 _SELECTION = inspect.signature(run_selection).parameters
 """Arguments of `run_selection`; other options belong to the method."""
@@ -97,7 +101,7 @@ def prune(
     """Choose filters, remove them from a copy, and say what it saves. The given network is untouched.
 
     Args:
-        model: any network.
+        model: any network. Its hooks run on copies of it, too.
         example_inputs: what `forward` takes: a tensor, a tuple of positional or a dict of named arguments, on the
             network's device. Results are verified on them, and methods that need data take them.
         method, ratio, seed: as for `select`.
@@ -137,9 +141,12 @@ def prune(
     before = cost(model, few)
     if what:
         goal = absolute_target(what, goal, getattr(before, what))
-    elif method in NETWORK_CRITERIA and steps > 1:
+    elif is_global(method) and steps > 1:
         what, goal = "flops", _flops_left(model, example_inputs, ratio, options)
         ratio = ratio if isinstance(ratio, Mapping) else RATIO
+    images = None if dry_run else compensate
+    if steps > 1 or (images is not None and method not in ("random", "l1", "l2")):
+        _check_early(model, example_inputs, ratio, {what: goal} if what else {}, options, images, compensation)
     kept: Kept = {}
     seconds, current, checkpoints = 0.0, model, options.get("checkpoints")
     for step, done in enumerate(shares, 1):
@@ -151,13 +158,24 @@ def prune(
         chosen = run_selection(current, example_inputs, method, part, seed, **options)
         seconds += chosen.seconds
         kept = _composed(kept, chosen.kept)
-        images = None if dry_run else compensate
         current = remove(current, example_inputs, chosen.kept, options.get("check", True), images, compensation)
         if between is not None and step < steps and not dry_run:
             current = _tuned(between, current, step)
     filters = {layer: width(model, layer) for layer in kept}
     after, small = cost(current, few), None if dry_run else current
     return Pruned(small, kept, chosen.left_whole, before, after, filters, seconds, chosen.searches)
+
+
+def _check_early(
+    model: nn.Module, example_inputs: Any, ratio: Any, target: dict, options: dict[str, Any], images: Any, mode: str
+) -> None:
+    """Refuse an impossible target, and images unfit to refit on, before a search or fine-tuning is spent on it."""
+    shared = {name: value for name, value in options.items() if name in _SELECTION}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PruningWarning)  # the choice itself warns
+        kept = run_selection(model, example_inputs, "random", ratio, **shared | target).kept
+    if images is not None:
+        check_refit(model, example_inputs, kept, images, mode)
 
 
 def _shares(schedule: Callable[[float], float] | None, steps: int) -> list[float | int]:
@@ -184,7 +202,8 @@ def _remaining_ratios(
     ratios_of([], ratio, [*left])  # rejects a pattern that matches no layer
     for layer, whole in widths(model).items():
         now, goal = left[layer], whole - int(whole * ratio_of(layer, ratio) * done)
-        ratios[layer] = max(0.0, (now - goal + 0.5) / now) if goal < now else 0.0  # half a filter: rounding down
+        none = NO_FILTER if ratio_of(layer, ratio) else 0.0
+        ratios[layer] = (now - goal + 0.5) / now if goal < now else none  # half a filter: rounding down
     return ratios
 
 

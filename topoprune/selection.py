@@ -159,6 +159,7 @@ def run_selection(
         (4, {'2': 'its channels are an output of the network'})
     """
     check_arguments(method, ratio, round_to, minimum, options)
+    check_number("seed", seed, 0)
     target = budget.target_of({"flops": flops, "parameters": parameters, "latency_ms": latency_ms}, ratio)
     types = types if isinstance(types, tuple) else (types,)
     layers = [layers] if isinstance(layers, str) else layers
@@ -179,6 +180,14 @@ def run_selection(
         raise ValueError("nothing to prune: every layer is left whole or ignored")
     names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
     ratios = budget.ratios_of(couplings, ratio, names)
+    held = {
+        layer: "it is coupled to a layer that the ratio leaves whole"
+        for coupling, share in zip(couplings, ratios, strict=True)
+        for layer in coupling.layers
+        if not share and budget.ratio_of(layer, ratio)
+    }
+    _warn(model, held)
+    left |= held
     replaced = target is not None and not isinstance(ratio, Mapping)
     least = [minimum if r or replaced else max(c.sizes.values()) for c, r in zip(couplings, ratios, strict=True)]
     shape = partial(_shaped, couplings, round_to, least)
@@ -199,10 +208,16 @@ def run_selection(
 
 def _choose(model, example_inputs, couplings, counts, method, seed, limits, target, options):
     """For each coupling the choices that stay, and the course of each search."""
-    if method in NETWORK_CRITERIA:
+    if is_global(method):
         what, goal = target or ("flops", None)
         measure = budget.measures(model, example_inputs, couplings, what)
         scores = NETWORK_CRITERIA[method](model, example_inputs, couplings, **options)
+        for coupling, values in zip(couplings, scores, strict=True):
+            if not values.isfinite().all():
+                raise ValueError(
+                    f"{coupling.layers[0]} has scores by {method!r} that are NaN or infinite: check the example inputs "
+                    "and the weights for such values"
+                )
         goal = measure(counts) if goal is None else goal
         return budget.by_scores(scores, limits[0], limits[1], measure, goal), {}
     options = dict(options)
@@ -211,7 +226,7 @@ def _choose(model, example_inputs, couplings, counts, method, seed, limits, targ
     if method == "random":
         return [generator.permutation(c.choices)[:k].tolist() for c, k in zip(couplings, counts, strict=True)], {}
     clouds: Sequence
-    if method in RESPONSE_CRITERIA:
+    if isinstance(method, str) and method in RESPONSE_CRITERIA:
         clouds = responses(model, example_inputs, couplings)
     else:
         space = options.pop("space", "weights")
@@ -232,7 +247,7 @@ def _choose(model, example_inputs, couplings, counts, method, seed, limits, targ
         elif options.get("engine") == "nni" and keep < len(cloud):
             chosen.append(criteria.nni(NNI_PRUNERS[method], cloud, keep))
         else:
-            criterion = (LAYER_CRITERIA | RESPONSE_CRITERIA).get(method, method)
+            criterion = method if callable(method) else (LAYER_CRITERIA | RESPONSE_CRITERIA)[method]
             chosen.append(_best(criterion, coupling.layers[0], cloud, keep))
     return chosen, searches
 
@@ -307,7 +322,12 @@ def _warn(model: nn.Module, left: dict[str, str]) -> None:
 
 def is_functional(method: str | Callable, options: Mapping[str, Any]) -> bool:
     """Whether a choice looks at what channels compute, and so needs real inputs, many of them."""
-    return method in RESPONSE_CRITERIA or options.get("space") == "functional"
+    return (isinstance(method, str) and method in RESPONSE_CRITERIA) or options.get("space") == "functional"
+
+
+def is_global(method: str | Callable) -> bool:
+    """Whether the filters of all layers compete with one another."""
+    return isinstance(method, str) and method in NETWORK_CRITERIA
 
 
 def check_arguments(method, ratio, round_to: int, minimum: int, options: dict) -> None:
@@ -322,11 +342,15 @@ def check_arguments(method, ratio, round_to: int, minimum: int, options: dict) -
         raise ValueError(
             f"unknown option {', '.join(unknown)} of method {method!r}: it takes {', '.join(sorted(known)) or 'none'}"
         )
-    if method in NNI_PRUNERS and options.get("engine", "nni") != "nni":
+    if not isinstance(options.get("space", ""), str):
+        raise ValueError(f"space must be a name, got {options['space']!r}")
+    if not callable(method) and method in NNI_PRUNERS and options.get("engine", "nni") != "nni":
         raise ValueError(f"engine of {method!r} must be 'nni', or left out, got {options['engine']!r}")
 
 
 def _options_of(method: str | Callable) -> set[str]:
+    if callable(method):
+        return {"space"}
     if method == "topological":
         own = {p.name for p in inspect.signature(topological).parameters.values() if p.kind is p.KEYWORD_ONLY}
         return own - {"checkpoint"} | {"space", "checkpoints"} | {setting.name for setting in fields(Search)}

@@ -21,7 +21,7 @@ from topoprune.budget import TARGETS
 from topoprune.coupling import Kept
 from topoprune.models import build
 from topoprune.network import remove
-from topoprune.passes import copied
+from topoprune.passes import copied, first_inputs
 from topoprune.pruning import Pruned, prune
 from topoprune.selection import is_functional
 
@@ -46,10 +46,11 @@ def save(
         source: how to build the network before pruning: {"architecture", "classes", "width"} for `build`, or
             {"torchvision": name}. Without it `load` wants the network itself.
         kept: of a pruned network the kept filters, as in `Pruned.kept`.
-        example_inputs: with `kept`, the inputs that the network was pruned with; their shapes are stored.
+        example_inputs: with `kept`, the inputs that the network was pruned with; the shapes of two of them are stored,
+            and what is not a tensor of floats as it is.
 
     Raises:
-        ValueError: `kept` without example inputs.
+        ValueError: `kept` without example inputs, or inputs that cannot be stored.
         files.FileError: the file cannot be written.
 
     Example:
@@ -68,7 +69,7 @@ def save(
         raise ValueError("save needs example_inputs beside kept: load prunes a fresh network on inputs of their shape")
     about = dict(source or {})
     if kept is not None:
-        about |= {"kept": kept, "inputs": _described(example_inputs)}
+        about |= {"kept": kept, "inputs": _described(first_inputs(example_inputs, 2))}
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     files.write_tensors(Path(path), tensors, {"source": about})
 
@@ -168,6 +169,7 @@ def prune_file(
     shape = list(shape or inputs[0].shape[1:])
     count = IMAGES if functional or compensation else BATCH
     example = _images(images, shape, count) if images else _made_from({"shape": [BATCH, *shape], "type": "float32"})
+    files.check_writable(output)
     network, example = network.to(device).eval(), example.to(device)
     if compensation:
         options["compensation"] = compensation
@@ -279,6 +281,10 @@ def _images(source: Path | str, shape: list[int], count: int) -> Tensor:
         tensors = [*load_file(source).values()]
         if len(tensors) != 1 or list(tensors[0].shape[1:]) != shape:
             raise ValueError(f"{source} must hold one tensor of shape (n, {', '.join(map(str, shape))})")
+        if not tensors[0].is_floating_point():
+            raise ValueError(
+                f"{source} holds {tensors[0].dtype}: store the images as float32, normalised as in training"
+            )
         return tensors[0][:count].float()
     from PIL import Image
     from torchvision.transforms.v2 import functional as transforms
@@ -288,30 +294,48 @@ def _images(source: Path | str, shape: list[int], count: int) -> Tensor:
     if not paths:
         raise ValueError(f"{source} holds no images: name a folder of image files, or a .safetensors tensor")
     mode = "L" if shape[0] == 1 else "RGB"
-    loaded = [transforms.pil_to_tensor(Image.open(path).convert(mode)) for path in paths]
-    sized = [
-        transforms.center_crop(transforms.resize(image, min(shape[1:]), antialias=True), shape[1:]) for image in loaded
-    ]
+    sized = [_cropped(transforms.pil_to_tensor(Image.open(path).convert(mode)), shape[1:]) for path in paths]
     batch = torch.stack(sized).float() / 255
     return transforms.normalize(batch, *IMAGENET) if shape[0] == 3 else batch
 
 
+def _cropped(image: Tensor, size: list[int]) -> Tensor:
+    """The middle of an image, (channels, *size), after the smallest scaling that covers it."""
+    from torchvision.transforms.v2 import functional as transforms
+
+    scale = max(wanted / had for wanted, had in zip(size, image.shape[1:], strict=True))
+    covering = [max(wanted, int(had * scale)) for wanted, had in zip(size, image.shape[1:], strict=True)]
+    return transforms.center_crop(transforms.resize(image, covering, antialias=True), size)
+
+
 def _described(inputs: Any) -> Any:
-    """Shapes and types of inputs, as JSON values."""
+    """Inputs as JSON values: of numbers that are not whole the shape alone, all else as it is."""
     if isinstance(inputs, Tensor):
-        return {"shape": list(inputs.shape), "type": str(inputs.dtype).removeprefix("torch.")}
+        shape = {"shape": list(inputs.shape), "type": str(inputs.dtype).removeprefix("torch.")}
+        return shape if inputs.is_floating_point() or inputs.is_complex() else {**shape, "values": inputs.tolist()}
     if isinstance(inputs, dict):
         return {"named": {name: _described(value) for name, value in inputs.items()}}
-    return [_described(value) for value in inputs]
+    if isinstance(inputs, tuple | list):
+        return [_described(value) for value in inputs]
+    if inputs is None or isinstance(inputs, bool | int | float | str):
+        return {"value": inputs}
+    raise ValueError(
+        f"example_inputs hold a {type(inputs).__name__}, which no file can describe: save without kept, or "
+        "pass tensors, numbers, texts and None in tuples and dicts"
+    )
 
 
 def _made_from(described: Any) -> Any:
-    """Inputs of the described shapes."""
+    """Inputs as `_described` tells them."""
     if isinstance(described, list):
         return tuple(_made_from(value) for value in described)
+    if "value" in described:
+        return described["value"]
     if "named" in described:
         return {name: _made_from(value) for name, value in described["named"].items()}
     dtype = getattr(torch, described["type"])
     if dtype.is_floating_point:
         return torch.randn(described["shape"], generator=torch.Generator().manual_seed(0), device="cpu").to(dtype)
+    if "values" in described:
+        return torch.tensor(described["values"], dtype=dtype, device="cpu").reshape(described["shape"])
     return torch.zeros(described["shape"], dtype=dtype, device="cpu")

@@ -15,9 +15,9 @@ from topoprune import genetic
 from topoprune.coupling import LAYERS, Coupling
 from topoprune.cover import COVERS, covered
 from topoprune.fitness import Fitness, distance_matrix
-from topoprune.functional import responses, stand_in
+from topoprune.functional import BATCH, responses, stand_in
 from topoprune.network import structure
-from topoprune.passes import run
+from topoprune.passes import batch_size, run, seed_generators, some_inputs
 from topoprune.unfolding import batched
 
 ACTIVATION_SIDE = 4
@@ -64,6 +64,8 @@ def topological(
     """
     if search not in SEARCHES:
         raise ValueError(f"unknown search {search!r}: choose from {', '.join(SEARCHES)}")
+    if not isinstance(pointed, bool):
+        raise ValueError(f"pointed must be True or False, got {pointed!r}")
     settings = genetic.Search(**budget)
     delta = distance_matrix(points, metric, pointed)
     if search in COVERS:
@@ -174,7 +176,9 @@ def _activations(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
         modules = {prefix + name: module for name, module in network.named_modules()}
         for name in [name for name, module in modules.items() if isinstance(module, LAYERS)]:
             modules[norms.get(name, name)].register_forward_hook(_keep_output(outputs.setdefault(name, [])))
-        run(network, example_inputs)
+        for start in range(0, batch_size(example_inputs), BATCH):
+            seed_generators(start)
+            run(network, some_inputs(example_inputs, start, start + BATCH))
     return {
         name: torch.cat([output.transpose(0, 1).flatten(1) for output in calls], dim=1) / sum(map(len, calls)) ** 0.5
         for name, calls in outputs.items()

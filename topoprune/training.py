@@ -7,6 +7,7 @@ trained with one seed see the same data.
 
 import copy
 import time
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -144,12 +145,12 @@ def train(
 
     A network in evaluation mode is put into training mode. In a network in training mode, submodules in evaluation mode
     stay so, such as frozen BatchNorms. Afterwards every submodule has its mode back. Frozen parameters stay as they
-    are. Convolutions run in bfloat16 where the device has instructions for it.
+    are. Convolutions and linear layers run in bfloat16 where the device has instructions for it.
 
     Args:
         model: answers with class scores (b, classes).
-        data: training batches of (inputs, labels), read once an epoch. Inputs are a tensor, a tuple of arguments or a
-            dict of named ones. `data.set_epoch(epoch)` is called if it exists.
+        data: training batches of (inputs, labels), read once an epoch, and once more if it has no length. Inputs are a
+            tensor, a tuple of arguments or a dict of named ones. `data.set_epoch(epoch)` is called if it exists.
         recipe: the settings; `epochs=0` trains nothing.
         validation, test: batches for the accuracies of each epoch; their labels are class numbers.
         teacher: for `Recipe.distillation`, as a rule the dense network: on the device of `model`, answers with the same
@@ -157,7 +158,8 @@ def train(
         seed: of PyTorch's global generator, which a shuffling `DataLoader` and dropout draw from.
         checkpoint: file for the state after each epoch. A run with the same `identity`, recipe and seed continues from
             it; a file of any other is set aside with a warning.
-        identity: name of the run.
+        identity: name of the run. Networks of one shape need one each; without it a warning says that a checkpoint
+            began with other weights.
         source: how to build the network again, noted in the checkpoint (see `storage.save`).
         fast: use channels_last layout, keep memory for the rest of the process (CPU), and capture one step as a graph
             (CUDA, one input). Batches must have one size, and Python control flow in `forward` runs once, at capture.
@@ -179,6 +181,9 @@ def train(
     if any(isinstance(batches, Iterator) for batches in (data, validation, test)):
         raise ValueError("an iterator is empty after one epoch: pass a list of batches or a DataLoader")
     _check_teacher(teacher, model, recipe)
+    for batches in (validation, test):
+        if batches is not None:
+            _check_evaluation(model, batches)
     steps = length_hint(data) or sum(1 for _ in data)
     if fast:
         for tensor in chain(model.parameters(), model.buffers()):
@@ -187,13 +192,14 @@ def train(
         if _device(model).type == "cpu":
             keep_memory()
     optimizers = _optimizers(model, recipe)
+    start = "" if identity or checkpoint is None else files.digest(model.state_dict())
     identity = f"{identity} {recipe.settings(CHECKPOINT_SETTINGS)} seed {seed}"
     if teacher is not None:
         identity += f" teacher {files.digest(teacher.state_dict())}"
     history = []
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
-        history = _restore(_state(model, optimizers), checkpoint, identity)
+        history = _restore(_state(model, optimizers), checkpoint, identity, start)
     remaining = range(len(history), recipe.epochs)
     trained = [module for module in model.modules() if module.training or not model.training]
     with evaluating(model), nullcontext() if teacher is None else evaluating(teacher):  # restores all modes at the end
@@ -209,20 +215,25 @@ def train(
             history.append(Epoch(epoch + 1, seconds, loss, *accuracies))
             if checkpoint is not None:
                 about = {"identity": identity, "source": source, "history": [asdict(epoch) for epoch in history]}
+                about |= {"start": start} if start else {}
                 files.write_tensors(checkpoint, _state(model, optimizers), about)
     model.zero_grad()
     return history
 
 
-def accuracy(model: nn.Module, data: Iterable) -> float:
+def accuracy(model: nn.Module, data: Iterable, *, precise: bool = False) -> float:
     """Share of the labels that get the highest score. The network runs in evaluation mode and keeps its modes.
+
+    As in training, convolutions and linear layers run in bfloat16 where the device has instructions for it, so that
+    close scores can tie; of equal scores the first counts.
 
     Args:
         model: answers with class scores (b, classes).
         data: batches of (inputs, labels); the labels are class numbers of shape (b,).
+        precise: compute in the type of the network's own weights instead.
 
     Raises:
-        ValueError: no batches, batches of another kind, no labels, or labels of another shape.
+        ValueError: no batches, batches of another kind, no labels, labels of another shape, or a single score.
 
     Example:
         >>> accuracy(nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 2]))])
@@ -230,7 +241,7 @@ def accuracy(model: nn.Module, data: Iterable) -> float:
     """
     device = _device(model)
     right, total = torch.zeros((), dtype=torch.int64, device=device), 0
-    with evaluating(model), torch.inference_mode(), autocast(device):
+    with evaluating(model), torch.no_grad(), nullcontext() if precise else autocast(device):
         for inputs, labels in _batches(data, device):
             right += _count_right(_scores(model, inputs), labels)
             total += labels.numel()
@@ -284,9 +295,10 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _as_pairs(data: Iterable) -> Iterator:
-    """Batches whose labels are not needed: a tensor alone becomes a pair."""
+    """Batches whose labels are not needed: a tensor alone, or alone in a list, becomes a pair."""
     for batch in [data] if isinstance(data, Tensor) else data:
-        yield (batch, None) if isinstance(batch, Tensor) else batch
+        alone = batch[0] if isinstance(batch, tuple | list) and len(batch) == 1 else batch
+        yield (alone, None) if isinstance(alone, Tensor) else batch
 
 
 def _batches(data: Iterable, device: torch.device) -> Iterator[tuple]:
@@ -307,6 +319,8 @@ def _count_right(scores: Tensor, labels: Tensor) -> Tensor:
             f"labels must be class numbers (b,) for scores (b, classes), got shapes {tuple(labels.shape)} and "
             f"{tuple(scores.shape)}: pass labels.argmax(1) of one-hot labels, labels.squeeze(1) of a column"
         )
+    if scores.shape[1] == 1:
+        raise ValueError("one score tells no classes apart: answer with a score for each class, two for yes and no")
     return (scores.argmax(1) == labels).sum()
 
 
@@ -315,6 +329,12 @@ def _scores(model: nn.Module, inputs: Any) -> Tensor:
     if not isinstance(scores, Tensor):
         raise ValueError(f"the network must answer with a tensor of class scores, got {type(scores).__name__}: wrap it")
     return scores
+
+
+def _check_evaluation(model: nn.Module, data: Iterable) -> None:
+    """Refuse data on which no accuracy can be measured, before an epoch is lost; only the first batch is read."""
+    with torch.random.fork_rng(devices=[]):  # a shuffling loader draws numbers
+        accuracy(model, islice(data, 1))
 
 
 def _check_teacher(teacher: nn.Module | None, model: nn.Module, recipe: Recipe) -> None:
@@ -404,6 +424,8 @@ def _epoch(step: Step, optimizers, data: Iterable, recipe: Recipe, steps: int, s
         torch.manual_seed((seed << 20) + epoch)
         for count, (inputs, labels) in enumerate(_batches(data, device), 1):
             share = recipe.cycle(min(1.0, (epoch * steps + count - 1) / (recipe.epochs * steps)))
+            if recipe.epochs * steps == 1:
+                share = share or recipe.cycle(0.5)  # the cycle begins at 0, where a single step would change nothing
             total += step(inputs, labels)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -444,8 +466,12 @@ def _state(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[st
     return state
 
 
-def _restore(state: dict[str, Tensor], checkpoint: Path, identity: str) -> list[Epoch]:
-    """Continue from a checkpoint of this run. Return the epochs that are done."""
+def _restore(state: dict[str, Tensor], checkpoint: Path, identity: str, start: str) -> list[Epoch]:
+    """Continue from a checkpoint of this run. Return the epochs that are done.
+
+    Args:
+        start: digest of the network's weights; empty if the identity is enough.
+    """
     stored = files.resume(files.read_tensors, checkpoint, identity)
     if stored is None:
         return []
@@ -458,6 +484,14 @@ def _restore(state: dict[str, Tensor], checkpoint: Path, identity: str) -> list[
     except (KeyError, TypeError):
         files.set_aside(checkpoint, f"{checkpoint} holds no history of epochs")
         return []
+    trained = all(torch.equal(tensors[name], x.cpu()) for name, x in state.items() if name.startswith("model."))
+    if start != metadata.get("start", start) and not trained:
+        warnings.warn(
+            f"{checkpoint} began with other weights than this network, which gets those of the checkpoint: give every "
+            "network its own identity or file",
+            files.FileWarning,
+            stacklevel=3,
+        )
     with torch.no_grad():
         for name, value in state.items():
             value.copy_(tensors[name])

@@ -140,7 +140,7 @@ def test_a_field_that_is_added_to_the_recipe_leaves_older_checkpoints_valid(tmp_
     file = tmp_path / "run.safetensors"
     model = network()
     expected = train(model, loader(), old, checkpoint=file)
-    continued = network(seed=9)
+    continued = network()
     assert train(continued, Unread(loader()), new, checkpoint=file) == expected
     assert same(model, continued)
     with pytest.warns(files.FileWarning, match="belongs to another run"):
@@ -324,8 +324,8 @@ def test_an_interrupted_run_continues_bit_for_bit(recipe, lasts, tmp_path):
 
 def test_a_finished_run_is_not_repeated(tmp_path):
     file, model, again = tmp_path / "run.safetensors", network(), network(seed=9)
-    expected = train(model, loader(), RECIPE, checkpoint=file)
-    assert train(again, Unread(loader()), RECIPE, checkpoint=file) == expected
+    expected = train(model, loader(), RECIPE, checkpoint=file, identity="run")
+    assert train(again, Unread(loader()), RECIPE, checkpoint=file, identity="run") == expected
     assert same(model, again)
 
 
@@ -389,8 +389,8 @@ def test_tied_weights_are_stored_and_continued(tmp_path):
     torch.manual_seed(0)
     data = DataLoader(TensorDataset(torch.randn(20, 4), torch.arange(20) % 4), 5)
     whole, continued = Tied(), Tied()
-    train(whole, data, RECIPE, checkpoint=tmp_path / "run.safetensors")
-    train(continued, Unread(data), RECIPE, checkpoint=tmp_path / "run.safetensors")
+    train(whole, data, RECIPE, checkpoint=tmp_path / "run.safetensors", identity="tied")
+    train(continued, Unread(data), RECIPE, checkpoint=tmp_path / "run.safetensors", identity="tied")
     assert same(whole, continued) and continued.second.weight is continued.first.weight
 
 
