@@ -111,7 +111,8 @@ def test_a_latency_is_measured_on_the_way(vgg):
 
 
 def test_ratios_by_layer_and_what_is_ignored(residual):
-    kept = topoprune.select(residual, IMAGES, "l1", {"one.*": 0.5, "enter.*": 0.25})
+    with pytest.warns(topoprune.PruningWarning, match="enter.0 because it is coupled"):
+        kept = topoprune.select(residual, IMAGES, "l1", {"one.*": 0.5, "enter.*": 0.25})
     assert {layer: len(f) for layer, f in kept.items()} == {
         "enter.0": 12,  # coupled to two.0, which no pattern names
         "one.0": 5,
