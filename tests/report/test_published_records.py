@@ -106,6 +106,7 @@ def test_what_the_chapter_says_of_close_diagrams_is_on_record(published):
     close = half.loc[["random", "topological"]]
     assert norms["topological distance"].min() > 4 > 1 > close["topological distance"].max()
     assert norms["damaged"].max() < 15 < 30 < close["damaged"].min()
+    assert 0 < close.loc["topological", "damaged"] - close.loc["random", "damaged"] < 4
     assert evidence.beyond_findings(study.companion_records("study", "beyond"))["distance_rank_none"].startswith("+")
 
 
