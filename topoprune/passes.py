@@ -95,7 +95,8 @@ def plain_tensors() -> Iterator[None]:
     eager = torch.compiler.set_stance("force_eager")  # compiled code cannot be followed
     with torch.inference_mode(False), _without_autocast(), _forked_random_numbers(), eager, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the network's own forward
-        yield
+        with _without_tf32():
+            yield
 
 
 @contextlib.contextmanager
@@ -106,6 +107,20 @@ def _without_autocast() -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         yield
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Full float32 on CUDA: in TF32 two ways to compute the same differ by as much as `network.TOLERANCE` allows."""
+    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
 
 
 def seed_generators(number: int) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -171,3 +172,44 @@ def test_the_default_device_of_the_caller_changes_nothing():
         found = pruned()
     assert found[0] == expected[0] and found[2] == expected[2]
     torch.testing.assert_close(found[1], expected[1])
+
+
+class TellsPrecision(nn.Sequential):
+    """Notes how CUDA would convolve and multiply float32."""
+
+    told: ClassVar[list[str]] = []
+
+    def forward(self, x):
+        self.told.extend(setting.fp32_precision for setting in CUDA_SETTINGS)
+        return super().forward(x)
+
+
+CUDA_SETTINGS = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+
+
+@pytest.fixture(params=["tf32", "ieee"])
+def precision(request):
+    """How CUDA computes, as the caller asked."""
+    before = [setting.fp32_precision for setting in CUDA_SETTINGS]
+    for setting in CUDA_SETTINGS:
+        setting.fp32_precision = request.param
+    yield request.param
+    for setting, value in zip(CUDA_SETTINGS, before, strict=True):
+        setting.fp32_precision = value
+
+
+def test_removal_is_compared_in_full_float32(precision):
+    TellsPrecision.told.clear()
+    model = TellsPrecision(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    structure(model, torch.randn(2, 3, 8, 8))
+    assert set(TellsPrecision.told) == {"ieee"}
+    assert [setting.fp32_precision for setting in CUDA_SETTINGS] == [precision, precision]
+    with pytest.raises(ValueError, match="nothing to prune"):
+        structure(nn.Sequential(nn.Conv2d(3, 8, 3)), torch.randn(2, 3, 8, 8))
+    assert [setting.fp32_precision for setting in CUDA_SETTINGS] == [precision, precision]
+
+
+def test_the_older_way_to_ask_for_tf32_stays_usable():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    structure(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 8, 8))
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
