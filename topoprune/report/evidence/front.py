@@ -21,22 +21,25 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
     Returns:
         networks, beyond_networks: dense networks on record. In points of test accuracy after fine-tuning:
         over_random, over_norms: topological less random removal, and less L1, L2 and FPGM, means over all ratios of
-        the study; random_over_l1: random removal less L1 there; quarter_over_random, quarter_over_l1: topological less
-        these at `PRIMARY_RATIO` in `beyond`; cover_over_random, cover_over_thesis, cover_over_l1: the functional choice
-        there. thesis_distance, random_distance: topological distances there, in weight space. In percent of test
-        accuracy before fine-tuning, at that ratio: dense; thesis: topological; removed_low, removed_high,
-        mended_low, mended_high: the worst and the best choice as removed, and refitted; search, farthest, cover: the
-        thesis's search in the functional cloud, farthest points there, and its cover by mass; farthest_weights:
-        farthest points in weight space; random; obs_refitted, cover_refitted, l1_refitted. In percent after
-        fine-tuning: random_plain, random_mended, cover_plain, cover_mended.
-        Each difference NAME stands there in words, too: NAME_words, see `in_words`. quarter_over_random_interval: the
-        95 % interval of that difference, in words.
+        the study; random_over_l1: random removal less L1 there; quarter_over_random, quarter_over_l1: topological
+        less these at `PRIMARY_RATIO` in `beyond`; cover_over_random, cover_over_thesis, cover_over_l1: the functional
+        choice there. thesis_distance, random_distance: topological distances there, in weight space. In percent of
+        test accuracy before fine-tuning, at that ratio: dense; thesis, thesis_refitted, random_refitted: topological
+        and random; removed_low, removed_high, mended_low, mended_high: the worst and the best choice as removed, and
+        refitted; search, farthest, cover: the thesis's search in the functional cloud, farthest points there, and its
+        cover by mass; farthest_weights: farthest points in weight space; random; obs_refitted, cover_refitted,
+        l1_refitted. In percent after fine-tuning: random_plain, random_mended, cover_plain, cover_mended.
+        Each difference NAME stands there in words, too: NAME_words, see `in_words`. quarter_over_random_interval,
+        quarter_over_l1_interval: the 95 % intervals of these differences, in words; removed_over_random_interval,
+        refitted_over_random_interval: of topological less random removal before fine-tuning. wide_thesis,
+        wide_random: topological and random removal before fine-tuning in `study`, at `PRIMARY_RATIO`.
     """
     table = accuracy_equivalence(study, second=["random", *RIVALS]).groupby("rival")["difference"].mean()
     frame = trials(beyond)
     after = _at_primary_ratio(frame)["test"]
     before = _at_primary_ratio(removals_by_network(beyond))
     removed, mended = before["none"], before[PRIMARY_MENDING]
+    wide = _at_primary_ratio(trials(study))["damaged"]
     differences = {
         "over_random": table[RANDOM],
         "over_norms": table[list(RIVALS)].mean(),
@@ -50,7 +53,10 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
     return {
         **differences,
         **{f"{name}_words": in_words(points) for name, points in differences.items()},
-        "quarter_over_random_interval": _interval_over_random(frame),
+        "quarter_over_random_interval": _interval(frame, "test", RANDOM),
+        "quarter_over_l1_interval": _interval(frame, "test", NAMES["l1"]),
+        "removed_over_random_interval": _interval(removals_by_network(beyond), "none", RANDOM),
+        "refitted_over_random_interval": _interval(removals_by_network(beyond), PRIMARY_MENDING, RANDOM),
         "networks": trials(study)["seed"].nunique(),
         "beyond_networks": frame["seed"].nunique(),
         "dense": frame["dense test"].mean(),
@@ -61,6 +67,10 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
         "thesis_distance": before[DISTANCE][TOPOLOGICAL],
         "random_distance": before[DISTANCE][RANDOM],
         "thesis": removed[TOPOLOGICAL],
+        "thesis_refitted": mended[TOPOLOGICAL],
+        "random_refitted": mended[RANDOM],
+        "wide_thesis": wide[TOPOLOGICAL],
+        "wide_random": wide[RANDOM],
         "random": removed[RANDOM],
         "search": removed[NAMES["functional"]],
         "farthest": removed[NAMES["functional farthest"]],
@@ -87,10 +97,10 @@ def in_words(points: float) -> str:
     return f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
 
 
-def _interval_over_random(frame: pd.DataFrame) -> str:
-    """The 95 % interval of topological less random removal at `PRIMARY_RATIO`, paired within networks."""
-    after = frame[frame["ratio"] == PRIMARY_RATIO].pivot_table(index="seed", columns="method", values="test")
-    found = paired_difference((after[TOPOLOGICAL] - after[RANDOM]).dropna())
+def _interval(frame: pd.DataFrame, column: str, rival: str) -> str:
+    """The 95 % interval of topological less a rival at `PRIMARY_RATIO`, paired within networks."""
+    wide = frame[frame["ratio"] == PRIMARY_RATIO].pivot_table(index="seed", columns="method", values=column)
+    found = paired_difference((wide[TOPOLOGICAL] - wide[rival]).dropna())
     return f"95 % interval {found['low']:+z.1f} to {found['high']:+z.1f}"
 
 
