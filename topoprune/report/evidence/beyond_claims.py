@@ -49,7 +49,7 @@ from topoprune.report.evidence.claims import (
 )
 from topoprune.report.evidence.differences import TOPOLOGICAL, UNDECIDED
 from topoprune.report.evidence.statistics import MARGIN, paired_difference
-from topoprune.report.frames import DISTANCE, NAMES, cloud_frame, of_kind, removals_by_network, trials
+from topoprune.report.frames import DISTANCE, NAMES, cloud_frame, of_kind, recovery_frame, removals_by_network, trials
 from topoprune.study import Dense, Profile, Record, Removal, Trial
 from topoprune.study.profiles import CHOICES, COMPENSATED
 
@@ -179,16 +179,17 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         choice: the functional choice; networks, removals, trials: how many are on record; dense: test accuracy (%);
         NAME_none, NAME_convolution: mean test accuracy before fine-tuning at `PRIMARY_RATIO`, plain and refitted, and
         NAME_plain, NAME_mended: after fine-tuning, of the choices `_QUOTED`; plain_low, plain_high: the worst and the
-        best choice after fine-tuning, plain; ends_low, ends_high: the same at `RECOVERY_RATIO`; over_thesis,
-        over_random: points of the functional choice over these after fine-tuning, plain, with the interval; over_obs:
-        over OBS before it, refitted; thesis_refitted: the thesis's choice over random removal there; plain_recovered,
+        best choice after fine-tuning, plain; ends_low, ends_high: the same at `RECOVERY_RATIO`; mended_ends_low,
+        mended_ends_high: of the refitted choices there; functional_first: the refitted functional choice after its
+        first epoch there; functional_refitted, random_refitted: before fine-tuning there; over_thesis, over_random:
+        points of the functional choice over these after fine-tuning, plain, with the interval; over_obs: over OBS
+        before it, refitted; thesis_refitted: the thesis's choice over random removal there; plain_recovered,
         mended_recovered: runs of `MENDED_METHODS` that recovered at `RECOVERY_RATIO`, of how many;
         plain_recovered_all: the same of all choices, plain; functional_lost, l1_lost: points below the dense network
         at that ratio, refitted, before fine-tuning; thesis_distance, random_distance: topological distances at
-        `PRIMARY_RATIO`; ratio, recovery_ratio: these two ratios; spread_SPACE,
-        radius_SPACE: means of `frames.cloud_frame` over layers and networks; mass_rank_MENDING,
-        distance_rank_MENDING: `rank_correlations` of the lost mass and the topological distance with the accuracy
-        before fine-tuning.
+        `PRIMARY_RATIO`; ratio, recovery_ratio: these two ratios; spread_SPACE, radius_SPACE: means of
+        `frames.cloud_frame` over layers and networks; mass_rank_MENDING, distance_rank_MENDING: `rank_correlations`
+        of the lost mass and the topological distance with the accuracy before fine-tuning.
     """
     before, frame = removals_by_network(records), trials(records)
     ranks = rank_correlations(before, PRIMARY_RATIO)
@@ -217,8 +218,9 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         for mending in ACCURACIES[:2]:
             rank = ranks.loc[mending, predictor]
             found[f"{key}_rank_{mending}"] = NOT_ON_RECORD if np.isnan(rank) else f"{rank:+z.2f}"
-    plain = _plain_ends(frame, PRIMARY_RATIO)
-    ends_at_recovery = _plain_ends(frame, RECOVERY_RATIO)
+    plain, _ = _ends(frame, PRIMARY_RATIO)
+    plain_of_little, mended_of_little = _ends(frame, RECOVERY_RATIO)
+    refitted_of_little = little.groupby("method")[PRIMARY_MENDING].mean()
     return found | {
         "functional_lost": _lost(little, FUNCTIONAL),
         "l1_lost": _lost(little, NAMES["l1"]),
@@ -226,8 +228,13 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         "random_distance": _distance(before, RANDOM),
         "plain_low": percent(plain.min()),
         "plain_high": percent(plain.max()),
-        "ends_low": percent(ends_at_recovery.min()),
-        "ends_high": percent(ends_at_recovery.max()),
+        "ends_low": percent(plain_of_little.min()),
+        "ends_high": percent(plain_of_little.max()),
+        "mended_ends_low": percent(mended_of_little.min()),
+        "mended_ends_high": percent(mended_of_little.max()),
+        "functional_refitted": percent(refitted_of_little.get(FUNCTIONAL, np.nan)),
+        "functional_first": percent(_after_first_epoch(records, FUNCTIONAL + COMPENSATED)),
+        "random_refitted": percent(refitted_of_little.get(RANDOM, np.nan)),
         "over_thesis": _difference(ends, FUNCTIONAL, TOPOLOGICAL),
         "over_random": _difference(ends, FUNCTIONAL, RANDOM),
         "over_obs": _difference(refitted, FUNCTIONAL, OBS),
@@ -266,10 +273,18 @@ def _distance(means: pd.DataFrame, method: str) -> str:
     return NOT_ON_RECORD if np.isnan(distance) else f"{distance:.2f}"
 
 
-def _plain_ends(frame: pd.DataFrame, ratio: float) -> pd.Series:
-    """Mean test accuracy after fine-tuning by choice, without those that were refitted."""
-    plain = frame[(frame["ratio"] == ratio) & ~frame["method"].str.endswith(COMPENSATED)]
-    return plain.groupby("method")["test"].mean()
+def _after_first_epoch(records: Sequence[Record], method: str) -> float:
+    """Mean test accuracy (%) after one epoch of fine-tuning at `RECOVERY_RATIO`."""
+    curves = recovery_frame(records)
+    first = curves[(curves["method"] == method) & (curves["ratio"] == RECOVERY_RATIO) & (curves["epoch"] == 1)]
+    return float(first["test accuracy (%)"].mean())
+
+
+def _ends(frame: pd.DataFrame, ratio: float) -> tuple[pd.Series, pd.Series]:
+    """Mean test accuracy after fine-tuning by choice: of those that were not refitted, and of those that were."""
+    ends = frame[frame["ratio"] == ratio].groupby("method")["test"].mean()
+    mended = np.array([name.endswith(COMPENSATED) for name in ends.index], dtype=bool)
+    return ends[~mended], ends[mended]
 
 
 def _recovered(frame: pd.DataFrame) -> dict[str, str]:
