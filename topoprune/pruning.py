@@ -145,7 +145,7 @@ def prune(
         what, goal = "flops", _flops_left(model, example_inputs, ratio, options)
         ratio = ratio if isinstance(ratio, Mapping) else RATIO
     images = None if dry_run else compensate
-    if steps > 1 or (images is not None and method not in ("random", "l1", "l2")):
+    if (what and steps > 1) or (images is not None and method not in ("random", "l1", "l2")):
         _check_early(model, example_inputs, ratio, {what: goal} if what else {}, options, images, compensation)
     kept: Kept = {}
     seconds, current, checkpoints = 0.0, model, options.get("checkpoints")
