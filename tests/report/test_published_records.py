@@ -91,6 +91,8 @@ def test_what_the_readme_says_of_full_width_is_on_record(published):
     plain = after[[name for name in after.index if not name.endswith(COMPENSATED)]]
     assert (len(plain), plain.min().round(1), plain.max().round(1)) == (7, 89.8, 90.4)
     assert round(plain["functional cover"] - plain["random"], 1) == 0.1
+    assert found["functional_refitted"] == "91.7 %"
+    assert (found["ends_low"], found["ends_high"]) == ("91.1 %", "91.8 %")
     gains = [end - plain[name] for name, end in mended.items()]  # nearly forgotten
     assert len(mended) == 4 and (round(min(gains), 1), round(max(gains), 1)) == (0.1, 0.4)
 
