@@ -112,7 +112,8 @@ def _without_autocast() -> Iterator[None]:
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
     """Full float32 on CUDA: in TF32 two ways to compute the same differ by as much as `network.TOLERANCE` allows."""
-    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn  # whose types do not tell of `conv`
+    settings = cudnn.conv, torch.backends.cuda.matmul
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:
