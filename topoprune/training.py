@@ -484,8 +484,9 @@ def _restore(state: dict[str, Tensor], checkpoint: Path, identity: str, start: s
     except (KeyError, TypeError):
         files.set_aside(checkpoint, f"{checkpoint} holds no history of epochs")
         return []
-    trained = all(torch.equal(tensors[name], x.cpu()) for name, x in state.items() if name.startswith("model."))
-    if start != metadata.get("start", start) and not trained:
+    if start != metadata.get("start", start) and not all(
+        torch.equal(tensors[name], x.cpu()) for name, x in state.items() if name.startswith("model.")
+    ):
         warnings.warn(
             f"{checkpoint} began with other weights than this network, which gets those of the checkpoint: give every "
             "network its own identity or file",

@@ -31,6 +31,10 @@ def test_what_the_readme_and_our_reading_say_is_on_record(published):
     assert len(ahead) == 3 and (ahead > 0).all(axis=None) and ahead.mean().round(1).between(0.5, 0.6).all()
     over_l1 = (wide[["topological", "random"]].sub(wide["L1"], axis=0)).groupby("ratio").mean().max()
     assert over_l1.round(1).to_dict() == {"topological": 1.2, "random": 0.8}
+    over_l1 = (wide[["topological", "random"]].sub(wide["L1"], axis=0)).groupby("ratio").mean().mean()
+    assert over_l1.round(1).to_dict() == {"topological": 0.5, "random": 0.4}
+    searched = frames.trials(published).query("method == 'topological'")
+    assert (searched["selection seconds"] / searched["epoch seconds"]).between(0.33, 0.7).all()
 
 
 def test_what_the_limits_say_of_muon_is_on_record(published):
@@ -121,6 +125,10 @@ def test_what_the_chapter_says_of_close_diagrams_is_on_record(published):
     assert norms["damaged"].max() < 15 < 30 < close["damaged"].min()
     assert 0 < close.loc["topological", "damaged"] - close.loc["random", "damaged"] < 4
     assert evidence.beyond_findings(study.companion_records("study", "beyond"))["distance_rank_none"].startswith("+")
+    for which in ("beyond", "wide"):  # the search has closer diagrams, and leaves a little less
+        every = frames.removals_by_network(study.companion_records("study", which)).query("ratio == 0.5")
+        means = every.groupby("method")[["topological distance", "none"]].mean()
+        assert (means.loc["random"] > means.loc["topological"]).all()
 
 
 def test_what_our_reading_says_of_the_ablations_is_on_record(published):

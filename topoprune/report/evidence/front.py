@@ -37,7 +37,8 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
     table = accuracy_equivalence(study, second=["random", *RIVALS]).groupby("rival")["difference"].mean()
     frame = trials(beyond)
     after = _at_primary_ratio(frame)["test"]
-    before = _at_primary_ratio(removals_by_network(beyond))
+    by_network = removals_by_network(beyond)
+    before = _at_primary_ratio(by_network)
     removed, mended = before["none"], before[PRIMARY_MENDING]
     wide = _at_primary_ratio(trials(study))["damaged"]
     differences = {
@@ -55,8 +56,8 @@ def front_findings(study: Sequence[Record], beyond: Sequence[Record]) -> dict[st
         **{f"{name}_words": in_words(points) for name, points in differences.items()},
         "quarter_over_random_interval": _interval(frame, "test", RANDOM),
         "quarter_over_l1_interval": _interval(frame, "test", NAMES["l1"]),
-        "removed_over_random_interval": _interval(removals_by_network(beyond), "none", RANDOM),
-        "refitted_over_random_interval": _interval(removals_by_network(beyond), PRIMARY_MENDING, RANDOM),
+        "removed_over_random_interval": _interval(by_network, "none", RANDOM),
+        "refitted_over_random_interval": _interval(by_network, PRIMARY_MENDING, RANDOM),
         "networks": trials(study)["seed"].nunique(),
         "beyond_networks": frame["seed"].nunique(),
         "dense": frame["dense test"].mean(),
