@@ -172,7 +172,7 @@ def test_companions_exist_and_are_listed():
         assert set(study.with_companions(name)) <= set(study.PROFILES)
     assert set(study.with_companions("study")) == {
         *("study", "ablation", "study-sgd", "recovery", "study-whole", "study-cutout", "beyond-quarter"),
-        *("beyond", "beyond-explored"),
+        *("beyond", "beyond-explored", "beyond-gentle"),
     }
 
 

@@ -102,6 +102,7 @@ class Profile:
         beyond: companion with what lies beyond the thesis.
         wide: companion with the same on networks of full width, where those of `beyond` are narrower.
         explored: companion with what was tried beside it, and enters no claim.
+        gentle: companion that fine-tunes refitted networks of full width more gently, and enters no claim.
         portraits: convolutions of the first seed that are portrayed; without any, `layer` is, unless there are
             removals.
     """
@@ -129,9 +130,10 @@ class Profile:
     portraits: tuple[str, ...] = ()
     recoveries: tuple[Recipe, ...] = ()
     explored: str = ""
+    gentle: str = ""
 
 
-COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond", "wide", "explored")
+COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond", "wide", "explored", "gentle")
 """Fields of a `Profile` that name another profile, which the book shows beside it."""
 
 
@@ -185,6 +187,7 @@ _STUDY = Profile(
     beyond="beyond-quarter",
     wide="beyond",
     explored="beyond-explored",
+    gentle="beyond-gentle",
 )
 
 
@@ -234,7 +237,8 @@ _BEYOND_CHOICE = replace(
 def _keeping(recovery: Recipe) -> tuple[Recipe, ...]:
     """Recipes that could keep more of what compensation gained than `recovery` does."""
     taught = replace(recovery, distillation=0.9)
-    return taught, replace(taught, peak_rate=0.3 * recovery.peak_rate, warmup=0.0)
+    rates = {"peak_rate": 0.3 * recovery.peak_rate, "muon_rate": 0.3 * recovery.muon_rate}
+    return taught, replace(taught, **rates, warmup=0.0)
 
 
 _BEYOND_EXPLORED = replace(
@@ -247,6 +251,29 @@ _BEYOND_EXPLORED = replace(
     removal_ratios=(0.1, 0.2),
     draws=1,
     portraits=(),
+)
+
+
+_BEYOND = replace(
+    _BEYOND_QUARTER,
+    width=1.0,
+    seeds=(3, 4, 5),
+    dense=_STUDY.dense,
+    recovery=_STUDY.recovery,
+    draws=5,
+    portraits=(),  # at full width they would fill megabytes
+)
+
+
+_BEYOND_GENTLE = replace(
+    _BEYOND,
+    seeds=(3,),
+    ratios=(0.3, 0.5),
+    first=(),
+    methods=_BEYOND_EXPLORED.methods,
+    recoveries=_keeping(_STUDY.recovery)[-1:],
+    removals=(FUNCTIONAL_CHOICE,),
+    removal_ratios=(0.3, 0.5),
 )
 
 
@@ -280,15 +307,8 @@ PROFILES = {
     "beyond-explored": _BEYOND_EXPLORED,
     "pilot-beyond": replace(_BEYOND_QUARTER, seeds=(10,)),
     "pilot-explored": replace(_BEYOND_EXPLORED, seeds=(10,)),
-    "beyond": replace(
-        _BEYOND_QUARTER,
-        width=1.0,
-        seeds=(3, 4, 5),
-        dense=_STUDY.dense,
-        recovery=_STUDY.recovery,
-        draws=5,
-        portraits=(),  # at full width they would fill megabytes
-    ),
+    "beyond": _BEYOND,
+    "beyond-gentle": _BEYOND_GENTLE,
     "quick-beyond": replace(
         _BEYOND_QUARTER,
         dataset="digits",
