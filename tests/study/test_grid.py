@@ -153,6 +153,13 @@ def test_what_another_profile_holds_is_copied_and_not_run(tiny_study, noted):
     assert study.records_store("tiny").load() == study.records_store("tiny-ablation").load()
 
 
+def test_a_profile_that_runs_alone_finds_what_another_holds(tiny_study, noted):
+    *held, lacking = tiny_study.records[:4]
+    store(held, "tiny-ablation")
+    found = study.records("tiny", [record.spec for record in (*held, lacking)], executor=noted)
+    assert [call[0] for call in noted.calls] == [lacking.spec] and found == tiny_study.records[:4]
+
+
 def test_what_is_forced_is_not_copied(tiny_study, noted):
     """Nor does the run find it there; the profile that does not force it keeps its own."""
     record = tiny_study.records[2]

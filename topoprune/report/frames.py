@@ -228,6 +228,13 @@ def cloud_frame(records: Sequence[Record]) -> pd.DataFrame:
     return typed_frame(rows, CLOUD_COLUMNS)
 
 
+def trials_by_ratio(records: Sequence[Record]) -> dict[float, list[Record]]:
+    """Ratio -> the dense networks and the trials at that ratio, the smallest ratio first."""
+    dense, found = of_kind(records, Dense), of_kind(records, Trial)
+    ratios = sorted({trial.spec.ratio for trial in found})
+    return {ratio: [*dense, *(trial for trial in found if trial.spec.ratio == ratio)] for ratio in ratios}
+
+
 def dense_accuracy(records: Sequence[Record]) -> float:
     """Mean test accuracy (%) of the dense networks that were pruned, each counted once; NaN without trials."""
     return float(trials(records).drop_duplicates("seed")["dense test"].mean())

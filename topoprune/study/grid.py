@@ -16,6 +16,7 @@ from topoprune.study.datasets import DataError
 from topoprune.study.execution import run
 from topoprune.study.locks import is_locked
 from topoprune.study.plans import companion_specs, describe, specs
+from topoprune.study.profiles import PROFILES
 from topoprune.study.provenance import PUBLISHED, commit, may_be_stored, require_clean
 from topoprune.study.run_folder import discard_run, run_folder
 from topoprune.study.store import Store
@@ -38,9 +39,9 @@ def records(
 ) -> list[Record]:
     """Load the records of a profile, and run those that its store lacks.
 
-    A record is stored as soon as it is finished, so an interrupted call loses one epoch at most. A run that fails
-    does not stop the others. With the environment variable TOPOPRUNE_NO_RUN nothing is run, and the records
-    that exist are returned.
+    A record that another profile has in the same folder is copied. A new one is stored as soon as it is finished, so an
+    interrupted call loses one epoch at most. A run that fails does not stop the others. With the environment variable
+    TOPOPRUNE_NO_RUN nothing is run, and the records that exist are returned.
 
     Args:
         name: of the profile.
@@ -153,13 +154,14 @@ def _missing(name: str, some: list[Spec]) -> list[Spec]:
 
 
 def _copy_shared(chosen: dict[str, list[Spec]]) -> None:
-    """Store for each profile what another of them holds already."""
-    if len(chosen) < 2:
+    """Store for each of these profiles what the folder holds for any profile already."""
+    missing = {name: lacking for name, some in chosen.items() if (lacking := _missing(name, some))}
+    if not missing:
         return
-    held = {key: line for name in chosen for key, line in records_store(name).load().items()}
-    for name, some in chosen.items():
+    held = {key: line for name in PROFILES for key, line in records_store(name).load().items()}
+    for name, lacking in missing.items():
         store = records_store(name)
-        for line in (held[spec_key(spec)] for spec in _missing(name, some) if spec_key(spec) in held):
+        for line in (held[spec_key(spec)] for spec in lacking if spec_key(spec) in held):
             if may_be_stored(store.path, line["provenance"].get("commit", "")):
                 store.append(line)
 

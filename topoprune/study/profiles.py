@@ -237,8 +237,7 @@ _BEYOND_CHOICE = replace(
 def _keeping(recovery: Recipe) -> tuple[Recipe, ...]:
     """Recipes that could keep more of what compensation gained than `recovery` does."""
     taught = replace(recovery, distillation=0.9)
-    rates = {"peak_rate": 0.3 * recovery.peak_rate, "muon_rate": 0.3 * recovery.muon_rate}
-    return taught, replace(taught, **rates, warmup=0.0)
+    return taught, replace(taught, peak_rate=0.3 * taught.peak_rate, muon_rate=0.3 * taught.muon_rate, warmup=0.0)
 
 
 _BEYOND_EXPLORED = replace(

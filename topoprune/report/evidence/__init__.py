@@ -50,6 +50,7 @@ from topoprune.report.evidence.explanation import (
 from topoprune.report.evidence.explored import (
     explored_findings,
     fine_tunings,
+    gentle_findings,
     kept_gains,
     recipe_gains,
     untrained_losses,
@@ -97,6 +98,7 @@ __all__ = [
     "fine_tunings",
     "flops_mismatches",
     "front_findings",
+    "gentle_findings",
     "hazards",
     "hours",
     "kept_gains",

@@ -1,6 +1,7 @@
 """What was explored beside the claims: small ratios without any training, and ways of fine-tuning."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import pandas as pd
 import torch
@@ -11,7 +12,7 @@ from topoprune.network import remove
 from topoprune.report.evidence.beyond import FUNCTIONAL
 from topoprune.report.evidence.beyond_claims import NOT_ON_RECORD, points
 from topoprune.report.evidence.statistics import paired_difference
-from topoprune.report.frames import of_kind, removals_by_network, typed_frame
+from topoprune.report.frames import dense_accuracy, of_kind, removals_by_network, trials_by_ratio, typed_frame
 from topoprune.selection import select
 from topoprune.study import Profile, Record, Removal, Trial
 from topoprune.training import Recipe
@@ -157,12 +158,49 @@ def explored_findings(records: Sequence[Record], plan: Profile) -> dict[str, str
         for arm in (PLAIN, REFITTED):
             found[f"{arm}_{name}"] = f"{cell[arm].mean():.1f} points" if len(cell) else NOT_ON_RECORD
     ends = tuned.loc[(tuned["recipe"] == recipes[0]) & (tuned["arm"] == REFITTED), "last"]
-    found["final"] = f"{ends.mean():.1f} %" if len(ends) else NOT_ON_RECORD
+    found["final"] = _mean(ends)
     for number, recipe in enumerate(recipes):
         found[f"kept_{number}"] = _quoted(kept[(kept["recipe"] == recipe) & (kept["measured"] == "last")])
     for number, recipe in enumerate(recipes[1:], 1):
         found[f"better_{number}"] = _quoted(better[(better["recipe"] == recipe) & (better["arm"] == REFITTED)])
     return found
+
+
+def gentle_findings(records: Sequence[Record], plan: Profile) -> dict[str, str | int]:
+    """What the prose quotes of the two recipes of a profile at its two ratios; "(not on record)" where nothing is.
+
+    Returns:
+        networks: how many are on record; dense: their mean test accuracy; rate: highest rate of the second recipe; and
+        for NAME in small, larger: NAME, the ratio; before_NAME and first_NAME, mean test accuracies (%) of the refitted
+        networks before fine-tuning, and after the first epoch of the second recipe; ARM_RECIPE_NAME, those after the
+        last epoch, ARM in plain and refitted, RECIPE in usual and gentle; recovered_NAME: how many of the networks of
+        the second recipe recovered.
+    """
+    recipes = {"usual": recipe_in_words(plan.recovery), "gentle": recipe_in_words(plan.recoveries[0])}
+    trials, by_ratio = of_kind(records, Trial), trials_by_ratio(records)
+    found: dict[str, str | int] = {
+        "networks": len({trial.spec.dense for trial in trials}),
+        "dense": f"{dense_accuracy(records):.1f} %" if trials else NOT_ON_RECORD,
+        "rate": f"{plan.recoveries[0].peak_rate:g}",
+    }
+    for name, ratio in zip(("small", "larger"), sorted(plan.ratios), strict=True):
+        tuned = fine_tunings(by_ratio.get(ratio, []))
+        gentle = tuned[tuned["recipe"] == recipes["gentle"]]
+        mended = gentle[gentle["arm"] == REFITTED]
+        found |= {
+            name: f"{ratio:g}",
+            f"before_{name}": _mean(mended["before"]),
+            f"first_{name}": _mean(mended["first"]),
+        }
+        found[f"recovered_{name}"] = f"{gentle['recovered'].sum()} of {len(gentle)}" if len(gentle) else NOT_ON_RECORD
+        for (called, recipe), arm in product(recipes.items(), (PLAIN, REFITTED)):
+            own = tuned[(tuned["recipe"] == recipe) & (tuned["arm"] == arm)]
+            found[f"{arm}_{called}_{name}"] = _mean(own["last"])
+    return found
+
+
+def _mean(percent: pd.Series) -> str:
+    return f"{percent.mean():.1f} %" if len(percent) else NOT_ON_RECORD
 
 
 def _quoted(rows: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ from topoprune.report.tables.comparison import (
     shared_choices,
 )
 from topoprune.report.tables.effects import effect_table, effects_by_target
-from topoprune.report.tables.explored import fine_tunings_table, untrained_table
+from topoprune.report.tables.explored import fine_tunings_by_ratio_table, fine_tunings_table, untrained_table
 from topoprune.report.tables.networks import dense_summary, dense_table, mean_accuracy, optimizers_table, recipe_table
 from topoprune.report.tables.provenance import (
     commit_numbers,
@@ -51,6 +51,7 @@ __all__ = [
     "effect_table",
     "effects_by_target",
     "fine_tuned_table",
+    "fine_tunings_by_ratio_table",
     "fine_tunings_table",
     "gain_table",
     "how_it_was_run",

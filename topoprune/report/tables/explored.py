@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from topoprune.report.evidence.explored import PLAIN, REFITTED, fine_tunings, kept_gains, recipe_gains, untrained_losses
+from topoprune.report.frames import trials_by_ratio
 from topoprune.report.tables.beyond import difference_and_interval, in_order
 from topoprune.report.tables.comparison import mean_and_interval
 from topoprune.study import Record
@@ -45,3 +46,10 @@ def fine_tunings_table(records: Sequence[Record]) -> pd.DataFrame:
         rows.append(row)
     columns = ["recipe", f"{PLAIN} (%)", f"{REFITTED} (%)", BESIDE_FIRST, *steps.values(), "recovered", "networks"]
     return pd.DataFrame(rows, columns=columns).fillna("")
+
+
+def fine_tunings_by_ratio_table(records: Sequence[Record]) -> pd.DataFrame:
+    """`fine_tunings_table` of each ratio, one below the other."""
+    parts = {f"{ratio:g}": fine_tunings_table(own) for ratio, own in trials_by_ratio(records).items()}
+    whole = pd.concat([part.assign(ratio=ratio) for ratio, part in parts.items()] or [fine_tunings_table([])])
+    return whole.reindex(columns=["ratio", *whole.columns.drop("ratio", errors="ignore")]).reset_index(drop=True)
