@@ -12,12 +12,15 @@ from topoprune.network import remove
 from topoprune.report.evidence.beyond import FUNCTIONAL
 from topoprune.report.evidence.beyond_claims import NOT_ON_RECORD, points
 from topoprune.report.evidence.statistics import paired_difference
-from topoprune.report.frames import dense_accuracy, of_kind, removals_by_network, trials_by_ratio, typed_frame
+from topoprune.report.frames import NAMES, dense_accuracy, of_kind, removals_by_network, trials_by_ratio, typed_frame
 from topoprune.selection import select
-from topoprune.study import Profile, Record, Removal, Trial
+from topoprune.study import Profile, Record, Removal, Trial, variant
+from topoprune.study.profiles import COMPENSATED
 from topoprune.training import Recipe
 
 PLAIN, REFITTED = "plain", "refitted"
+CONTROL = "random, plain"
+"""Arm of random removal without a refit; the other arms are those of the functional choice."""
 
 _ARM = {"recipe": "object", "arm": "object", "seed": "int64"}
 _COLUMNS = {**_ARM, "before": "float64", "first": "float64", "last": "float64", "recovered": "bool"}
@@ -38,8 +41,9 @@ def recipe_in_words(recipe: Recipe) -> str:
 def fine_tunings(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each trial of a network that all ways share: recipe in words, arm, seed, and test accuracies (%).
 
-    A way is a recipe with an arm ("plain" or "refitted"), so that its mean can stand beside those of the others. Where
-    no network has all ways that are on record, each way keeps its own networks.
+    A way is a recipe with an arm ("plain" or "refitted"; with its choice before it, where that is not the functional
+    one), so that its mean can stand beside those of the others. Where no network has all ways that are on record, each
+    way keeps its own networks.
 
     `before`, `first` and `last` are those before fine-tuning, after its first epoch and after its last; `recovered`
     tells whether validation accuracy came within half a point of the dense network's.
@@ -82,7 +86,8 @@ def _of_shared_networks(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _arm(trial: Trial) -> dict:
-    arm = REFITTED if trial.compensation else PLAIN
+    choice, arm = NAMES[variant(trial).removesuffix(COMPENSATED)], REFITTED if trial.compensation else PLAIN
+    arm = arm if choice == FUNCTIONAL else f"{choice}, {arm}"
     return {"recipe": recipe_in_words(trial.recovery), "arm": arm, "seed": trial.dense.seed}
 
 
@@ -173,8 +178,8 @@ def gentle_findings(records: Sequence[Record], plan: Profile) -> dict[str, str |
         networks: how many are on record; dense: their mean test accuracy; rate: highest rate of the second recipe; and
         for NAME in small, larger: NAME, the ratio; before_NAME and first_NAME, mean test accuracies (%) of the refitted
         networks before fine-tuning, and after the first epoch of the second recipe; ARM_RECIPE_NAME, those after the
-        last epoch, ARM in plain and refitted, RECIPE in usual and gentle; recovered_NAME: how many of the networks of
-        the second recipe recovered.
+        last epoch, ARM in plain, refitted and random, RECIPE in usual and gentle; recovered_NAME: how many of the
+        networks of the second recipe recovered.
     """
     recipes = {"usual": recipe_in_words(plan.recovery), "gentle": recipe_in_words(plan.recoveries[0])}
     trials, by_ratio = of_kind(records, Trial), trials_by_ratio(records)
@@ -193,9 +198,9 @@ def gentle_findings(records: Sequence[Record], plan: Profile) -> dict[str, str |
             f"first_{name}": _mean(mended["first"]),
         }
         found[f"recovered_{name}"] = f"{gentle['recovered'].sum()} of {len(gentle)}" if len(gentle) else NOT_ON_RECORD
-        for (called, recipe), arm in product(recipes.items(), (PLAIN, REFITTED)):
+        for (called, recipe), arm in product(recipes.items(), (PLAIN, REFITTED, CONTROL)):
             own = tuned[(tuned["recipe"] == recipe) & (tuned["arm"] == arm)]
-            found[f"{arm}_{called}_{name}"] = _mean(own["last"])
+            found[f"{arm.partition(',')[0]}_{called}_{name}"] = _mean(own["last"])
     return found
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from topoprune.report.evidence.explored import REFITTED, fine_tuning_curves, shares_networks
+from topoprune.report.evidence.explored import PLAIN, REFITTED, fine_tuning_curves, shares_networks
 from topoprune.report.figures.beyond import WIDTH, legend_below
 from topoprune.report.figures.drawing import finished, without_records
 from topoprune.report.frames import dense_accuracy, trials_by_ratio
@@ -17,9 +17,9 @@ from topoprune.study import Record
 
 
 def ways_of_fine_tuning(records: Sequence[Record]) -> Figure:
-    """Test accuracy by epoch, one colour for each recipe, refitted (solid) and plain (dashed); one panel for a ratio.
+    """Test accuracy by epoch, one panel for each ratio, one colour for each recipe.
 
-    All lines of a panel are means over the networks that the ways share, the dotted one before removal. The number of
+    Lines are solid for refitted networks, dashed for plain ones, and dash-dotted for random removal. All of a panel are means over the networks that the ways share, the dotted one before removal. The number of
     these networks stands above the legend.
     """
     trials = trials_by_ratio(records)
@@ -43,7 +43,7 @@ def _draw_ways(axes: Axes, frame: pd.DataFrame, recipes: list[str]) -> None:
     colours = dict(zip(recipes, sns.color_palette("colorblind", len(recipes)), strict=True))
     for (recipe, arm), own in frame.groupby(["recipe", "arm"], sort=False):
         means = own.groupby("epoch")["accuracy"].mean()
-        style = "-" if arm == REFITTED else "--"
+        style = {REFITTED: "-", PLAIN: "--"}.get(arm, "-.")
         axes.plot(means.index, means, style, color=colours[recipe], label=f"{recipe}; {arm}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

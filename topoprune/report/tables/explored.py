@@ -44,7 +44,9 @@ def fine_tunings_table(records: Sequence[Record]) -> pd.DataFrame:
         row["recovered"] = f"{own['recovered'].sum()} of {len(own)}"
         row["networks"] = own["seed"].nunique()
         rows.append(row)
-    columns = ["recipe", f"{PLAIN} (%)", f"{REFITTED} (%)", BESIDE_FIRST, *steps.values(), "recovered", "networks"]
+    others = [f"{arm} (%)" for arm in frame["arm"].unique() if arm not in (PLAIN, REFITTED)]
+    ends = [f"{PLAIN} (%)", f"{REFITTED} (%)", *others]
+    columns = ["recipe", *ends, BESIDE_FIRST, *steps.values(), "recovered", "networks"]
     return pd.DataFrame(rows, columns=columns).fillna("")
 
 
@@ -52,4 +54,5 @@ def fine_tunings_by_ratio_table(records: Sequence[Record]) -> pd.DataFrame:
     """`fine_tunings_table` of each ratio, one below the other."""
     parts = {f"{ratio:g}": fine_tunings_table(own) for ratio, own in trials_by_ratio(records).items()}
     whole = pd.concat([part.assign(ratio=ratio) for ratio, part in parts.items()] or [fine_tunings_table([])])
+    whole = whole.fillna("")
     return whole.reindex(columns=["ratio", *whole.columns.drop("ratio", errors="ignore")]).reset_index(drop=True)
