@@ -19,8 +19,9 @@ from topoprune.study import Record
 def ways_of_fine_tuning(records: Sequence[Record]) -> Figure:
     """Test accuracy by epoch, one panel for each ratio, one colour for each recipe.
 
-    Lines are solid for refitted networks, dashed for plain ones, and dash-dotted for random removal. All of a panel are means over the networks that the ways share, the dotted one before removal. The number of
-    these networks stands above the legend.
+    Lines are solid for refitted networks, dashed for plain ones, and dash-dotted for random removal. All of a panel are
+    means over the networks that the ways share, the dotted one before removal. The number of these networks stands
+    above the legend.
     """
     trials = trials_by_ratio(records)
     frames = [fine_tuning_curves(own).assign(ratio=ratio) for ratio, own in trials.items()]
