@@ -101,6 +101,24 @@ def test_what_the_readme_says_of_full_width_is_on_record(published):
     assert len(mended) == 4 and (round(min(gains), 1), round(max(gains), 1)) == (0.1, 0.4)
 
 
+def test_what_the_readme_says_of_gentler_fine_tuning_is_on_record(published):
+    found = evidence.gentle_findings(study.companion_records("study", "gentle"), study.profile("beyond-gentle"))
+    ends = {name.removesuffix("_small"): end for name, end in found.items() if name.count("_") == 2 and "small" in name}
+    assert found["networks"] == 1 and ends == {
+        "plain_usual": "91.2 %",
+        "plain_gentle": "92.7 %",
+        "refitted_usual": "91.6 %",
+        "refitted_gentle": "92.4 %",
+        "random_usual": "91.5 %",
+        "random_gentle": "XX.X %",
+    }
+    assert found["recovered_small"] == "3 of 3"
+    explored = evidence.explored_findings(
+        study.companion_records("study", "explored"), study.profile("beyond-explored")
+    )
+    assert explored["better_2"].startswith("-1.5 points")  # on networks of a quarter of the width
+
+
 def test_what_the_readme_says_of_removal_without_training_is_on_record(published):
     explored, plan = study.companion_records("study", "explored"), study.profile("beyond-explored")
     found = evidence.explored_findings(explored, plan)
