@@ -157,7 +157,7 @@ def prune_file(
         raise ValueError(f"{what} on what the network computes: give images, a folder or a tensor file")
     if Path(model).suffix != ".safetensors":
         network, source = _torchvision(model, weights, classes)
-    elif classes is None and weights == "DEFAULT":
+    elif classes is None and weights in ("DEFAULT", "none"):  # neither downloads anything for a file
         network, source = _stored(Path(model))
     else:
         raise ValueError(f"classes and weights are of torchvision networks: leave them out, {model} has its own")

@@ -31,13 +31,22 @@ from topoprune.storage import prune_file
             "engine of 'l1' must be 'nni', or left out",
         ),
         (["prune", "x.safetensors", "--classes", "3"], "classes and weights are of torchvision networks"),
-        (["prune", "x.safetensors", "--weights", "none"], "classes and weights are of torchvision networks"),
+        (["prune", "x.safetensors", "--weights", "IMAGENET"], "classes and weights are of torchvision networks"),
     ],
 )
 def test_the_command_line_answers_a_mistake_in_one_line(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_file_may_be_pruned_without_a_download(dense, tmp_path):
+    """`--weights none`, which a script gives whatever it prunes, leaves the weights of a file as they are."""
+    small = tmp_path / "small.safetensors"
+    assert main(["prune", str(dense), "--method", "l1", "--weights", "none", "--output", str(small)]) == 0
+    kept, given = load(small), load(dense)
+    first = json.loads(small.with_suffix(".json").read_text())["kept"]["features.0"]
+    assert torch.equal(kept.features[0].weight, given.features[0].weight[first])
 
 
 @pytest.fixture
