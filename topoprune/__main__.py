@@ -168,7 +168,7 @@ def _add_prune(commands) -> None:
         "--weights",
         default="DEFAULT",
         metavar="W",
-        help="of a torchvision model: DEFAULT (downloaded), none (random), or a .safetensors state dict; a file has its own",
+        help="of a torchvision model: DEFAULT (downloaded), none (random), or a .safetensors state dict",
     )
     add("--classes", type=int, metavar="N", help="number of classes, if not the model's usual one")
     add("--shape", type=int, nargs=3, metavar=("C", "H", "W"), help="input shape (default: the file's, else 3 224 224)")
