@@ -228,7 +228,7 @@ def cloud_frame(records: Sequence[Record]) -> pd.DataFrame:
     return typed_frame(rows, CLOUD_COLUMNS)
 
 
-def trials_by_ratio(records: Sequence[Record]) -> dict[float, list[Record]]:
+def records_by_ratio(records: Sequence[Record]) -> dict[float, list[Record]]:
     """Ratio -> the dense networks and the trials at that ratio, the smallest ratio first."""
     dense, found = of_kind(records, Dense), of_kind(records, Trial)
     ratios = sorted({trial.spec.ratio for trial in found})

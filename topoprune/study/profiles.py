@@ -102,7 +102,7 @@ class Profile:
         beyond: companion with what lies beyond the thesis.
         wide: companion with the same on networks of full width, where those of `beyond` are narrower.
         explored: companion with what was tried beside it, and enters no claim.
-        gentle: companion that fine-tunes refitted networks of full width more gently, and enters no claim.
+        gentle: companion that fine-tunes networks of full width more gently, and enters no claim.
         portraits: convolutions of the first seed that are portrayed; without any, `layer` is, unless there are
             removals.
     """

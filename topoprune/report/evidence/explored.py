@@ -12,7 +12,7 @@ from topoprune.network import remove
 from topoprune.report.evidence.beyond import FUNCTIONAL
 from topoprune.report.evidence.beyond_claims import NOT_ON_RECORD, points
 from topoprune.report.evidence.statistics import paired_difference
-from topoprune.report.frames import NAMES, dense_accuracy, of_kind, removals_by_network, trials_by_ratio, typed_frame
+from topoprune.report.frames import NAMES, dense_accuracy, of_kind, records_by_ratio, removals_by_network, typed_frame
 from topoprune.selection import select
 from topoprune.study import Profile, Record, Removal, Trial, variant
 from topoprune.study.profiles import COMPENSATED
@@ -182,7 +182,7 @@ def gentle_findings(records: Sequence[Record], plan: Profile) -> dict[str, str |
         networks of the second recipe recovered.
     """
     recipes = {"usual": recipe_in_words(plan.recovery), "gentle": recipe_in_words(plan.recoveries[0])}
-    trials, by_ratio = of_kind(records, Trial), trials_by_ratio(records)
+    trials, by_ratio = of_kind(records, Trial), records_by_ratio(records)
     found: dict[str, str | int] = {
         "networks": len({trial.spec.dense for trial in trials}),
         "dense": f"{dense_accuracy(records):.1f} %" if trials else NOT_ON_RECORD,

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from topoprune.report.evidence.explored import PLAIN, REFITTED, fine_tuning_curves, shares_networks
 from topoprune.report.figures.beyond import WIDTH, legend_below
 from topoprune.report.figures.drawing import finished, without_records
-from topoprune.report.frames import dense_accuracy, trials_by_ratio
+from topoprune.report.frames import dense_accuracy, records_by_ratio
 from topoprune.study import Record
 
 
@@ -23,13 +23,13 @@ def ways_of_fine_tuning(records: Sequence[Record]) -> Figure:
     means over the networks that the ways share, the dotted one before removal. The number of these networks stands
     above the legend.
     """
-    trials = trials_by_ratio(records)
-    frames = [fine_tuning_curves(own).assign(ratio=ratio) for ratio, own in trials.items()]
+    by_ratio = records_by_ratio(records)
+    frames = [fine_tuning_curves(own).assign(ratio=ratio) for ratio, own in by_ratio.items()]
     if not frames:
         return without_records(fine_tuning_curves([]))
     frame = pd.concat(frames, ignore_index=True)
     figure, panels = plt.subplots(1, len(frames), figsize=(WIDTH, 5), squeeze=False)
-    for axes, (ratio, own) in zip(panels[0], trials.items(), strict=True):
+    for axes, (ratio, own) in zip(panels[0], by_ratio.items(), strict=True):
         drawn = frame[frame["ratio"] == ratio]
         _draw_ways(axes, drawn, list(frame["recipe"].unique()))
         dense = dense_accuracy([one for one in own if one.spec.seed in set(drawn["seed"])])

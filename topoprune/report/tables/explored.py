@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from topoprune.report.evidence.explored import PLAIN, REFITTED, fine_tunings, kept_gains, recipe_gains, untrained_losses
-from topoprune.report.frames import trials_by_ratio
+from topoprune.report.frames import records_by_ratio
 from topoprune.report.tables.beyond import difference_and_interval, in_order
 from topoprune.report.tables.comparison import mean_and_interval
 from topoprune.study import Record
@@ -52,7 +52,6 @@ def fine_tunings_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def fine_tunings_by_ratio_table(records: Sequence[Record]) -> pd.DataFrame:
     """`fine_tunings_table` of each ratio, one below the other."""
-    parts = {f"{ratio:g}": fine_tunings_table(own) for ratio, own in trials_by_ratio(records).items()}
-    whole = pd.concat([part.assign(ratio=ratio) for ratio, part in parts.items()] or [fine_tunings_table([])])
-    whole = whole.fillna("")
-    return whole.reindex(columns=["ratio", *whole.columns.drop("ratio", errors="ignore")]).reset_index(drop=True)
+    parts = [fine_tunings_table(own).assign(ratio=f"{ratio:g}") for ratio, own in records_by_ratio(records).items()]
+    whole = pd.concat(parts or [fine_tunings_table([]).assign(ratio="")], ignore_index=True).fillna("")
+    return whole[["ratio", *whole.columns.drop("ratio")]]
