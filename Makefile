@@ -53,7 +53,7 @@ browser: .venv/made ## install Chromium, which prints and checks the site, where
 links: .venv/made ## check the external links of the book that was staged last
 	.venv/bin/jupyter-book build _build/stage --path-output . --builder linkcheck
 
-figure: .venv/made ## draw the README's figures anew, when the committed records have grown
+figure: .venv/made ## draw the README's figure anew, when the committed records have grown
 	$(RUN) book/main_figure.py
 
 test: .venv/made ## run the fast tests: every oracle and property, one tiny study from end to end

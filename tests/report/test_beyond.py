@@ -22,7 +22,7 @@ FIGURES = [
     figures.mended_curves,
     figures.mended_survival,
 ]
-TABLES = [tables.fine_tuned_table, tables.gain_table, tables.mending_table]
+TABLES = [tables.fine_tuned_table, tables.gain_table, tables.mending_table, tables.steps_table]
 EVIDENCE = [
     evidence.mending_gains,
     evidence.lasting_gains,
@@ -353,6 +353,23 @@ def test_tables_have_a_line_for_each_choice_in_the_book_s_order(records):
     tuned = tables.fine_tuned_table(records).set_index("choice")
     assert tuned.loc["L1", "0.5, compensated (%)"] == "" and "±" in tuned.loc["L1", "0.5, plain (%)"]
     assert "±" not in tables.mending_table(beyond(seeds=2))["none (%)"][0]
+
+
+def test_the_short_table_has_the_means_of_each_step(records):
+    table = tables.steps_table(records).set_index("choice")
+    before = frames.removals_by_network(records).query("ratio == 0.5").groupby("method").mean()
+    after = frames.trials(records).query("ratio == 0.5").groupby("method")["test"].mean()
+    for name, method in {"random removal": "random", "L1": "L1", "the cover": FUNCTIONAL}.items():
+        expected = [before.loc[method, "none"], before.loc[method, "convolution"], after[method]]
+        expected += [after[method + COMPENSATED]] if method + COMPENSATED in after else []
+        cells = [cell.split(" ± ") for cell in table.loc[name] if cell]
+        assert [mean for mean, _ in cells] == [f"{value:.1f}" for value in expected]
+    assert table.loc["L1", "both"] == "" and list(table.loc["optimal brain surgeon"] == "") == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_the_cells_beside_the_deciding_one_have_its_margin(records):

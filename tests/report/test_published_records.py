@@ -9,7 +9,8 @@ from topoprune.report import evidence, figures, frames, tables
 from topoprune.report.evidence import statistics
 from topoprune.study.profiles import COMPENSATED
 
-PUBLISHED = Path(__file__).parents[2] / "book" / "results"
+ROOT = Path(__file__).parents[2]
+PUBLISHED, README = ROOT / "book" / "results", (ROOT / "README.md").read_text()
 
 
 @pytest.fixture
@@ -48,34 +49,19 @@ def test_what_the_limits_say_of_muon_is_on_record(published):
 def test_what_the_readme_says_beyond_the_thesis_is_on_record(published):
     """Points at ratio 0.5 after fine-tuning, and accuracy before it, of eight networks."""
     records = study.companion_records("study", "beyond")
-    after = frames.trials(records).groupby(["method", "ratio"])["test"].agg(["mean", "count"]).xs(0.5, level="ratio")
-    mean = after["mean"]
-    assert set(after["count"]) == {8}
-    assert mean["topological"] - mean["random"] == pytest.approx(-0.5, abs=0.05)
     found = evidence.front_findings(published, records)
+    assert found["beyond_networks"] == 8
+    assert found["quarter_over_random"] == pytest.approx(-0.5, abs=0.05)
     assert found["quarter_over_random_interval"] == "95 % interval -1.0 to +0.1"
-    assert found["obs_refitted"] == pytest.approx(72.8, abs=0.05)
-    assert mean[[name for name in mean.index if "compensated" not in name]].max() - mean["L1"] < 0.15
-    assert mean["functional cover"] - mean["random"] == pytest.approx(1.3, abs=0.05)
-    assert mean["functional cover"] - mean["topological"] == pytest.approx(1.8, abs=0.05)
-    assert mean["functional cover"] - mean["L1"] == pytest.approx(0, abs=0.05)
-    assert [round(mean.min()), round(mean.max())] == [80, 82]
-    before = frames.removals_by_network(records).query("ratio == 0.5")
-    before = before.groupby("method")[["none", "convolution"]].mean()
-    search, chance = before.loc["topological, functional"], before.loc["random"]
-    assert (found["thesis_distance"], found["random_distance"]) == pytest.approx((0.36, 0.68), abs=0.005)
-    assert (round(found["thesis"]), round(found["random"])) == (18, 20)
-    assert (round(found["wide_thesis"]), round(found["wide_random"])) == (37, 34)
-    assert found["removed_over_random_interval"] == "95 % interval -5.4 to +0.9"
-    assert found["quarter_over_l1_interval"] == "95 % interval -2.3 to -1.2"
-    assert before.loc["farthest point, functional", "none"] < chance["none"]  # covering by distance alone
-    for name in ("random", "FPGM", "functional cover", "pivoted QR"):  # fine-tuning forgets the refit
-        assert abs(mean[name + ", compensated"] - mean[name]) < 0.5
-    assert (search - chance).max() < 0.5 and (before.loc["functional cover"] - chance).min() > 5
-    assert before.min().round().tolist() == [18, 63] and before.max().round().tolist() == [35, 73]
-    assert [round(row["none"]) for row in (search, chance, before.loc["functional cover"])] == [20, 20, 33]
-    assert round(chance["convolution"]) == 66 and before["convolution"].idxmax() == "optimal brain surgeon"
-    assert frames.trials(records)["dense test"].mean() == pytest.approx(86, abs=0.5)
+    assert found["cover_over_random"] == pytest.approx(1.3, abs=0.05) and found["cover_over_l1_words"] == "level with"
+    assert found["thesis_distance"] / found["random_distance"] == pytest.approx(0.5, abs=0.05)
+    assert (round(found["thesis"]), round(found["random"]), round(found["dense"])) == (18, 20, 86)
+
+
+def test_the_readme_s_table_is_on_record(published):
+    table = tables.steps_table(study.companion_records("study", "beyond"))
+    for row in table.itertuples(index=False):
+        assert "| " + " | ".join(row) + " |\n" in README
 
 
 def test_what_the_readme_says_of_full_width_is_on_record(published):
@@ -97,6 +83,7 @@ def test_what_the_readme_says_of_full_width_is_on_record(published):
     assert round(plain["functional cover"] - plain["random"], 1) == 0.1
     assert found["functional_refitted"] == "91.7 %"
     assert (found["ends_low"], found["ends_high"]) == ("91.1 %", "91.8 %")
+    assert after.max() - after.min() < 1
     gains = [end - plain[name] for name, end in mended.items()]  # nearly forgotten
     assert len(mended) == 4 and (round(min(gains), 1), round(max(gains), 1)) == (0.1, 0.4)
 

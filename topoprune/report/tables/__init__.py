@@ -1,7 +1,13 @@
 """Tables from records, nothing else."""
 
 from topoprune.report.frames import dense_accuracy, trials
-from topoprune.report.tables.beyond import fine_tuned_table, gain_table, mending_table, networks_by_ratio
+from topoprune.report.tables.beyond import (
+    fine_tuned_table,
+    gain_table,
+    mending_table,
+    networks_by_ratio,
+    steps_table,
+)
 from topoprune.report.tables.comparison import (
     by_ratio,
     collapse_table,
@@ -69,6 +75,7 @@ __all__ = [
     "selection_by_ratio",
     "selection_table",
     "shared_choices",
+    "steps_table",
     "trials",
     "untrained_table",
     "verdict_cards",

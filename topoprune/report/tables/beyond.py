@@ -8,12 +8,46 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from topoprune.report.evidence.beyond import PRIMARY_MENDING, PRIMARY_RATIO, mending_gains
+from topoprune.report.evidence.beyond import FUNCTIONAL, OBS, PRIMARY_MENDING, PRIMARY_RATIO, RANDOM, mending_gains
 from topoprune.report.evidence.claims import LEAST_SEEDS
+from topoprune.report.evidence.differences import TOPOLOGICAL
 from topoprune.report.frames import MENDINGS, NAMES, removals_by_network, trials
 from topoprune.report.tables.comparison import mean_and_interval
 from topoprune.study import Record
 from topoprune.study.profiles import COMPENSATED
+
+IN_SHORT = {
+    RANDOM: "random removal",
+    NAMES["l1"]: "L1",
+    TOPOLOGICAL: "the thesis's choice",
+    FUNCTIONAL: "the cover",
+    OBS: "optimal brain surgeon",
+}
+"""Choices of `steps_table`, and what the front page calls them."""
+
+
+def steps_table(records: Sequence[Record], ratio: float = PRIMARY_RATIO) -> pd.DataFrame:
+    """Test accuracy (%) of a few choices at one ratio, step by step; an empty cell where nothing was run.
+
+    Each choice is shown as removed, with its convolutions refitted, fine-tuned, and refitted before fine-tuning.
+    """
+    before, after = removals_by_network(records), trials(records)
+    removed, refitted = (_means(before, ratio, column) for column in ("none", PRIMARY_MENDING))
+    tuned = _means(after, ratio, "test")
+    both = {name.removesuffix(COMPENSATED): cell for name, cell in tuned.items() if name.endswith(COMPENSATED)}
+    steps = {"as removed": removed, "refitted": refitted, "fine-tuned": tuned, "both": both}
+    rows = [
+        {"choice": called, **{step: cells.get(name, "") for step, cells in steps.items()}}
+        for name, called in IN_SHORT.items()
+        if any(name in cells for cells in steps.values())
+    ]
+    return pd.DataFrame(rows, columns=["choice", *steps])
+
+
+def _means(frame: pd.DataFrame, ratio: float, column: str) -> dict[str, str]:
+    """Method -> the mean of a column at a ratio over networks, with its interval."""
+    own = frame[frame["ratio"] == ratio].groupby("method")[column]
+    return {method: mean_and_interval(values, 1) for method, values in own}
 
 
 def mending_table(records: Sequence[Record], ratio: float = PRIMARY_RATIO) -> pd.DataFrame:
