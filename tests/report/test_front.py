@@ -13,7 +13,7 @@ from topoprune.report import evidence, figures, frames, tables
 from topoprune.study import grid
 from topoprune.study.profiles import COMPENSATED
 
-NETWORKS = 8
+NETWORKS = 10
 """Of a quarter of the width, on record at ratio 0.5."""
 
 
