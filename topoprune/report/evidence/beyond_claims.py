@@ -185,9 +185,9 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
         points of the functional choice over these after fine-tuning, plain, with the interval; over_obs: over OBS
         before it, refitted; thesis_refitted: the thesis's choice over random removal there; plain_recovered,
         mended_recovered: runs of `MENDED_METHODS` that recovered at `RECOVERY_RATIO`, of how many;
-        plain_recovered_all: the same of all choices, plain; functional_lost, l1_lost: points below the dense network
-        at that ratio, refitted, before fine-tuning; thesis_distance, random_distance: topological distances at
-        `PRIMARY_RATIO`; ratio, recovery_ratio: these two ratios; spread_SPACE, radius_SPACE: means of
+        plain_recovered_all: the same of all choices, plain; functional_lost, random_lost, l1_lost: points below the
+        dense network at that ratio, refitted, before fine-tuning; thesis_distance, random_distance: topological
+        distances at `PRIMARY_RATIO`; ratio, recovery_ratio: these two ratios; spread_SPACE, radius_SPACE: means of
         `frames.cloud_frame` over layers and networks; mass_rank_MENDING, distance_rank_MENDING: `rank_correlations`
         of the lost mass and the topological distance with the accuracy before fine-tuning.
     """
@@ -223,6 +223,7 @@ def beyond_findings(records: Sequence[Record]) -> dict[str, str | int]:
     refitted_of_little = little.groupby("method")[PRIMARY_MENDING].mean()
     return found | {
         "functional_lost": _lost(little, FUNCTIONAL),
+        "random_lost": _lost(little, RANDOM),
         "l1_lost": _lost(little, NAMES["l1"]),
         "thesis_distance": _distance(before, TOPOLOGICAL),
         "random_distance": _distance(before, RANDOM),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from topoprune.report.evidence.beyond import FUNCTIONAL, OBS, PRIMARY_MENDING, PRIMARY_RATIO, RANDOM, mending_gains
+from topoprune.report.evidence.beyond import FUNCTIONAL, OBS, PRIMARY_MENDING, PRIMARY_RATIO, QR, RANDOM, mending_gains
 from topoprune.report.evidence.claims import LEAST_SEEDS
 from topoprune.report.evidence.differences import TOPOLOGICAL
 from topoprune.report.frames import MENDINGS, NAMES, removals_by_network, trials
@@ -21,6 +21,7 @@ IN_SHORT = {
     NAMES["l1"]: "L1",
     TOPOLOGICAL: "the thesis's choice",
     FUNCTIONAL: "the cover",
+    QR: "pivoted QR",
     OBS: "optimal brain surgeon",
 }
 """Choices of `steps_table`, and what the front page calls them."""
