@@ -46,6 +46,23 @@ def ratios_of(
     return [min(ratio_of(layer, ratio) for layer in coupling.layers) for coupling in couplings]
 
 
+def not_pruned(couplings: Sequence[Coupling], ratio: Any, layers: Mapping[str, str | None]) -> dict[str, str]:
+    """Layers that a pattern names, where no layer that it matches is pruned -> why.
+
+    A ratio that names every layer, as `topoprune.prune` makes it in steps, says nothing of what was meant.
+
+    Args:
+        layers: name -> why it is left whole; None if that is not known.
+    """
+    pruned = {layer for coupling in couplings for layer in coupling.layers}
+    found: dict[str, str] = {}
+    for pattern, value in _rules(ratio).items():
+        named = [pattern] if pattern in layers else [layer for layer in layers if fnmatchcase(layer, pattern)]
+        if value and pruned.isdisjoint(named) and not _rules(ratio).keys() >= layers.keys():
+            found |= {layer: layers[layer] or "types does not name its type" for layer in named}
+    return found
+
+
 def check_ratios(ratio: Any) -> None:
     """Reject a ratio that is not a number in [0, 1), or a pattern that is not a string."""
     for pattern, value in _rules(ratio).items():
@@ -91,9 +108,9 @@ def remaining(coupling: Coupling, count: int, round_to: int = 1, minimum: int = 
 
     A layer with fewer filters than that stays whole.
     """
-    width = next(iter(coupling.members.values())).shape[1]  # filters of the first layer that go with one choice
-    step = round_to // math.gcd(round_to, width)
-    count = max(count, math.ceil(minimum / width), 1)
+    widths = [filters.shape[1] for filters in coupling.members.values()]  # filters that go with one choice, by layer
+    step = math.lcm(*(round_to // math.gcd(round_to, width) for width in widths))
+    count = max(count, math.ceil(minimum / min(widths)), 1)
     return min(coupling.choices, math.ceil(count / step) * step)
 
 

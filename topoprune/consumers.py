@@ -89,9 +89,10 @@ def _owners(network: nn.Module, name: str, parameter: Tensor) -> dict[str, nn.Mo
 
 
 def is_regression(module: Any) -> bool:
-    """Whether the outputs of a layer are products of its weight and patches of its inputs, as PyTorch's are."""
+    """Whether the outputs of a layer are products of its weight and patches of its inputs, and no hook changes them."""
     own = type(module).forward, getattr(type(module), "_conv_forward", None)
-    return any(own == (stock.forward, getattr(stock, "_conv_forward", None)) for stock in _STOCK)
+    stock = any(own == (stock.forward, getattr(stock, "_conv_forward", None)) for stock in _STOCK)
+    return stock and not module._forward_hooks
 
 
 def _consumer(

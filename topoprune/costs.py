@@ -96,7 +96,7 @@ def _flops(network: nn.Module, inputs: Any) -> int:
     try:
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), counter:
             warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)  # the counter adds hooks
-            run(network, first_inputs(inputs, 1))
+            run(network.requires_grad_(False), first_inputs(inputs, 1))  # the counter cannot follow views that want one
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2  # torch counts a multiply-add as two

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from topoprune.channels import Axis, Channels, Writer
 from topoprune.passes import unwrapped
+from topoprune.unfolding import output_axis
 
 Kept = dict[str, list[int]]
 """Layer name -> sorted indices of its kept filters."""
@@ -78,7 +79,7 @@ def couplings_of(network: nn.Module, channels: Channels, types: tuple[type, ...]
     """Components of channels that can be removed, those of one layout together."""
     modules = dict(network.named_modules())
     order = {name: i for i, name in enumerate(modules)}
-    writers = [w for w in channels.writers if isinstance(modules[w.layer], LAYERS) and w.axis.tensor.endswith("weight")]
+    writers = [w for w in channels.writers if _writes_filters(modules[w.layer], w.axis)]
     unusual = {c for w in channels.writers if w not in writers for c in channels.components(w.axis).tolist()}
     owned: dict[int, dict[str, list[int]]] = {}
     for writer in sorted(writers, key=lambda writer: order[writer.layer]):
@@ -101,6 +102,13 @@ def couplings_of(network: nn.Module, channels: Channels, types: tuple[type, ...]
         readers = frozenset(axis for axis in slices if axis in channels.readers)
         found.append(Coupling(members, {layer: sizes[layer] for layer in layers}, slices, readers, norms))
     return sorted(found, key=lambda coupling: order[coupling.layers[0]])
+
+
+def _writes_filters(module: Any, axis: Axis) -> bool:
+    """Whether an axis is that of a layer's filters; a weight that is tied or used again can write along another."""
+    depthwise = getattr(module, "groups", 1) > 1 and module.groups == module.in_channels == module.out_channels
+    own = 0 if depthwise else output_axis(module)
+    return isinstance(module, LAYERS) and axis.tensor.endswith("weight") and axis.axis == own
 
 
 def _written(writer: Writer, channels: Channels) -> np.ndarray:

@@ -96,10 +96,10 @@ def _close(answer: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 def _mask(network: nn.Module, coupling: Coupling, gone: np.ndarray) -> None:
     """Zero what reads the channels of some choices."""
-    parameters = dict(network.named_parameters())
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     for axis in coupling.readers:
-        away = torch.as_tensor(coupling.lost(axis, gone), device=parameters[axis.tensor].device)
-        parameters[axis.tensor].data.index_fill_(axis.axis, away, 0)
+        away = torch.as_tensor(coupling.lost(axis, gone), device=tensors[axis.tensor].device)
+        tensors[axis.tensor].data.index_fill_(axis.axis, away, 0)
 
 
 def _cut(network: nn.Module, removed: dict[Coupling, np.ndarray]) -> None:

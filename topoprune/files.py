@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -121,7 +122,9 @@ def resume(read: Callable, path: Path, identity) -> Any:
 
 def set_aside(path: Path, reason: str) -> None:
     """Rename a file that cannot be continued from, with a warning."""
-    aside = path.with_name(path.name + ".refused")
+    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    files = (path.with_name(f"{path.name}.refused{ending}") for ending in endings)
+    aside = next(file for file in files if not file.exists())
     os.replace(path, aside)
     warnings.warn(f"{reason}; set aside as {aside.name}, starting over", FileWarning, stacklevel=3)
 

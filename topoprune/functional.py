@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from topoprune.channels import Axis
 from topoprune.coupling import LAYERS, Coupling
 from topoprune.network import PruningWarning
 from topoprune.passes import batch_size, run, running_copy, seed_generators, some_inputs, unwrapped
@@ -228,7 +229,7 @@ def _reads(network: nn.Module, coupling: Coupling) -> list[_Reading]:
     found = []
     for axis in sorted(coupling.readers):
         layer = axis.tensor.rpartition(".")[0]
-        module, parameter = network.get_submodule(layer), network.get_parameter(axis.tensor).detach()
+        module, parameter = network.get_submodule(layer), _tensor(network, axis)
         groups = module.groups if isinstance(module, nn.modules.conv._ConvNd) and axis.axis == 1 else 1
         rows = parameter.movedim(axis.axis, 0).flatten(1).unflatten(1, (groups, -1))
         norms = torch.linalg.vector_norm(rows, dim=2, dtype=torch.float64).cpu().numpy()
@@ -239,6 +240,12 @@ def _reads(network: nn.Module, coupling: Coupling) -> list[_Reading]:
         ]
         found.append(_Reading(layer, places))
     return found
+
+
+def _tensor(network: nn.Module, axis: Axis) -> Tensor:
+    """The parameter or buffer of an axis, without its gradient."""
+    module, _, name = axis.tensor.rpartition(".")
+    return getattr(network.get_submodule(module), name).detach()
 
 
 def _writes(coupling: Coupling, prefix: str, called: set[str]) -> list[_Reading]:
@@ -256,7 +263,7 @@ def _weights(network: nn.Module, coupling: Coupling) -> Float64[np.ndarray, "n n
     """Gram matrix of all weights that read the choices; the unit matrix if none does."""
     total = np.zeros((coupling.choices, coupling.choices))
     for axis in coupling.readers:
-        rows = network.get_parameter(axis.tensor).detach().movedim(axis.axis, 0).flatten(1).double().cpu().numpy()
+        rows = _tensor(network, axis).movedim(axis.axis, 0).flatten(1).double().cpu().numpy()
         for chosen, indices in _places(*coupling.slices[axis]):
             total[np.ix_(chosen, chosen)] += rows[indices] @ rows[indices].T
     return total if coupling.readers else np.eye(coupling.choices)

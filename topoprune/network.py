@@ -101,9 +101,9 @@ def structure(
     Args:
         model, example_inputs: as for `couplings`.
         types: a coupling has a layer of one of these types.
-        check: remove some filters of every coupling from a copy, on the example inputs, in float32 and evaluation
-            mode, and compare with the network whose readers of these channels have zeros. A coupling that differs
-            is left whole.
+        check: remove some filters of every coupling from a copy, in float32 and evaluation mode, and compare with the
+            network whose readers of these channels have zeros, on the first two of the example inputs, or on noise
+            where these are all zero. A coupling that differs is left whole.
 
     Raises:
         ValueError: as `couplings`, for weights that are not finite, and for a type that is no convolution or linear
@@ -184,7 +184,7 @@ def remove(
         if check and _has_values(network) and (difference := find_difference(network, inputs, removed, tolerance)):
             raise ValueError(
                 f"these filters cannot be removed from {type(inner).__name__}: {difference}; "
-                "choose them with topoprune.select, which leaves such layers whole"
+                "choose them with topoprune.select, which leaves such layers whole, or leave this one out by ignore="
             )
         small = without(model, removed)
         if compensate is not None and removed:
@@ -255,9 +255,18 @@ def _prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, fl
     """A copy in evaluation mode and few inputs, in float32 unless the network insists on its own type."""
     if any(tensor.ndim and not len(tensor) for tensor in tensors_in(example_inputs)):
         raise ValueError("the example inputs are an empty batch: pass at least one input")
-    for dtype, count in itertools.product((torch.float32, None), (2, None)):
+    floats = [x for x in tensors_in(example_inputs) if x.is_floating_point() and not x.is_meta]
+    if any(x.isnan().any() for x in floats):
+        raise ValueError("the example inputs hold NaN, on which nothing can be verified: pass inputs without it")
+    blank = bool(floats) and not any(x.any() for x in floats)
+    for noise, dtype, count in itertools.product(
+        (True, False) if blank else (False,), (torch.float32, None), (2, None)
+    ):
         network = copied(model).eval().requires_grad_(False)
         inputs = first_inputs(example_inputs, count) if count else example_inputs
+        if noise:  # on zeros a layer without a bias gives zeros, whichever filters it has
+            seed_generators(0)
+            inputs = each_tensor(inputs, lambda x: torch.rand_like(x) if x.is_floating_point() else x)
         if dtype:
             network = network.to(dtype)
             inputs = each_tensor(inputs, lambda x: x.float() if x.is_floating_point() else x)
@@ -266,6 +275,11 @@ def _prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, fl
         except ValueError as error:
             failure = error
             continue
+        if not any(name == "" for name, _ in answers):
+            raise ValueError(
+                f"found no tensor in what {type(model).__name__} returns: return a tensor, or tensors in tuples, "
+                "dictionaries or objects"
+            )
         precise = not any(answer.dtype in (torch.float16, torch.bfloat16) for _, answer in answers)
         return network, inputs, TOLERANCE if precise else 50 * TOLERANCE
     raise failure

@@ -3,7 +3,8 @@
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,24 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists, dictionaries and objects."""
+    """Every tensor in nested collections, mappings and objects, with or without `__slots__`."""
     if isinstance(value, Tensor):
         yield value
-    elif depth and isinstance(value, dict):
-        for part in value.values():
+    elif depth:
+        for part in _parts(value):
             yield from tensors_in(part, depth - 1)
-    elif depth and isinstance(value, (list, tuple, set)):
-        for part in value:
-            yield from tensors_in(part, depth - 1)
-    elif depth and hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
-        yield from tensors_in(vars(value), depth - 1)
+
+
+def _parts(value: Any) -> Iterable:
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return value
+    if isinstance(value, (type, nn.Module)):
+        return ()
+    named = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
+    slots = [name for names in named for name in ([names] if isinstance(names, str) else names)]
+    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
 
 
 def run(model: nn.Module, inputs: Any) -> Any:

@@ -186,7 +186,7 @@ def run_selection(
         for layer in coupling.layers
         if not share and budget.ratio_of(layer, ratio)
     }
-    _warn(model, held)
+    _warn(model, held | budget.not_pruned(couplings, ratio, {name: left.get(name) for name in names}))
     left |= held
     replaced = target is not None and not isinstance(ratio, Mapping)
     least = [minimum if r or replaced else max(c.sizes.values()) for c, r in zip(couplings, ratios, strict=True)]

@@ -1,5 +1,6 @@
 """Filters as points, and the subset of each layer whose persistence diagrams stay closest to the layer's."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,12 +70,19 @@ def topological(
     settings = genetic.Search(**budget)
     delta = distance_matrix(points, metric, pointed)
     if search in COVERS:
-        if pointed:
-            raise ValueError(f"search {search!r} has no base point: leave out pointed")
+        _refuse_for_covers(search, pointed=pointed, dimensions=dimensions, distance=distance, engine=engine, **budget)
         return covered(search, points, delta, metric, keep)
     fitness = Fitness(delta, (dimensions,) if isinstance(dimensions, int) else dimensions, distance, pointed, engine)
     path = None if checkpoint is None else Path(checkpoint)
     return genetic.SEARCHES[search](len(points), keep, fitness, settings, seed, path, delta)
+
+
+def _refuse_for_covers(search: str, **options) -> None:
+    """A cover looks at distances alone: options of diagrams and of a genetic search would be ignored."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(topological).parameters.items()}
+    for name, value in options.items():
+        if value != defaults.get(name, inspect.Parameter.empty):
+            raise ValueError(f"search {search!r} has no {name}: leave it out")
 
 
 def among_living(points: Float[np.ndarray, "n d"], keep: int, seed: int = 0, **options) -> genetic.Result:

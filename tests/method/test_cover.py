@@ -140,7 +140,7 @@ def test_what_cannot_be_covered_is_refused():
                 choose(delta, keep)
     with pytest.raises(ValueError, match="at least one point"):
         covering_radius(delta, [])
-    with pytest.raises(ValueError, match="leave out pointed"):
+    with pytest.raises(ValueError, match="has no pointed: leave it out"):
         topological(np.eye(3), 2, search="cover", pointed=True)
 
 

@@ -311,7 +311,7 @@ def test_the_choice_does_not_depend_on_the_scale_of_a_channel(search):
     model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 4, 3)).eval()
     factor = torch.linspace(0.1, 9, 12)
     scaled, inputs = doubled(model, 0, 2, factor), images()
-    options = dict(method="topological", space="functional", search=search, dimensions=(0,))
+    options = dict(method="topological", space="functional", search=search)
     assert select(model, inputs, **options) == select(scaled, inputs, **options)
     assert select(model, inputs, "qr") == select(scaled, inputs, "qr")
     assert select(model, inputs, "l1") != select(scaled, inputs, "l1")
@@ -422,7 +422,7 @@ def test_every_search_and_fitness_works_in_the_functional_space():
 def test_damaged_inputs_are_named():
     model, inputs = chain(), images()
     inputs[0] = float("nan")
-    with pytest.raises(ValueError, match="0 has values that are NaN or infinite.*check the inputs"):
+    with pytest.raises(ValueError, match="example inputs hold NaN"):
         select(model, inputs, "qr", check=False)
 
 

@@ -3,7 +3,9 @@
 import contextlib
 import copy
 import json
+from collections import deque
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -49,7 +51,7 @@ def test_no_method_chooses_among_damaged_weights(method):
 def test_one_damaged_image_is_no_reason_to_remove_a_filter(method):
     images = IMAGES.clone()
     images[3, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinite.*inputs"):
+    with pytest.raises(ValueError, match="example inputs hold NaN"):
         select(classifier(), images, method)
 
 
@@ -429,3 +431,164 @@ def test_old_files_that_hold_shapes_alone_load(tmp_path):
     made = _made_from(json.loads('[{"shape": [2, 3], "type": "float32"}, {"shape": [2], "type": "int64"}]'))
     assert made[0].shape == (2, 3) and made[1].tolist() == [0, 0]
     assert remove(classifier(), IMAGES, {"0": [0, 1]})[0].out_channels == 2
+
+
+# outputs, hooks and ties that a second look found
+
+
+@dataclass(slots=True)
+class Slotted:
+    logits: torch.Tensor
+
+
+class Answering(nn.Module):
+    """Its answer in an object."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.a, self.b, self.answer = Conv(3, 8, 3), Conv(8, 10, 3), answer
+
+    def forward(self, x):
+        return self.answer(self.b(self.a(x).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Slotted, lambda y: deque([y]), lambda y: frozenset([y]), lambda y: MappingProxyType({"y": y})],
+    ids=["slots", "deque", "frozenset", "mapping"],
+)
+def test_class_scores_stay_whole_in_any_object(answer):
+    result = prune(Answering(answer), IMAGES, "l1")
+    assert (result.model.a.out_channels, result.model.b.out_channels) == (4, 10)
+
+
+@pytest.mark.parametrize("answer", [lambda y: y.tolist(), lambda y: y.numpy(), iter], ids=["list", "numpy", "iterator"])
+def test_an_answer_without_a_tensor_is_refused(answer):
+    with pytest.raises(ValueError, match="found no tensor in what Answering returns"):
+        prune(Answering(answer), IMAGES, "l1")
+
+
+@pytest.mark.parametrize("change", [lambda y: y + 1, lambda y: 0.1 * y])
+def test_a_refit_before_a_hook_that_changes_the_outputs_helps(change):
+    torch.manual_seed(0)
+    model = nn.Sequential(Conv(3, 8, 3), nn.ReLU(), Conv(8, 4, 3)).eval()
+    images = torch.rand(300, 3, 12, 12)
+    model[2].register_forward_hook(lambda _module, _inputs, outputs: change(outputs))
+    kept = {"0": [0, 1, 2, 3, 4]}
+    plain, refitted = remove(model, images[:2], kept), remove(model, images[:2], kept, compensate=images)
+    error = [(small(images) - model(images)).square().mean() for small in (refitted, plain)]
+    assert error[0] < error[1]
+
+
+class Gated(nn.Module):
+    """Channel 1 gates the others, and no layer has a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = Conv(3, 16, 3, bias=False), Conv(16, 8, 3, bias=False), Conv(8, 4, 1, bias=False)
+
+    def forward(self, x):
+        z = self.a(x)
+        return self.c(self.b(z * z[:, 1:2].sigmoid()).relu()).mean((2, 3))
+
+
+def test_zeros_as_example_inputs_verify_as_noise_does():
+    torch.manual_seed(0)
+    with pytest.warns(PruningWarning, match="left whole: a because the answers of b change"):
+        kept = select(Gated(), torch.zeros(1, 3, 12, 12), "l1")
+    assert len(kept["a"]) == 16 and len(kept["b"]) == 4
+
+
+def test_flops_of_a_network_with_an_expanded_parameter():
+    class WithToken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm, self.out = Conv(3, 8, 3), nn.LayerNorm(8), nn.Linear(8, 4)
+            self.token = nn.Parameter(torch.randn(1, 1, 8))
+
+        def forward(self, x):
+            token = self.norm(self.token.expand(len(x), -1, -1))[:, 0]
+            return self.out(self.a(x).relu().mean((2, 3)) + token)
+
+    model = WithToken()
+    assert topoprune.flops(model, IMAGES) == 27 * 8 * 100 + 32
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class TiedAutoencoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.e1, self.e2 = Conv(3, 8, 3), Conv(8, 16, 3)
+        self.d2, self.d1 = nn.ConvTranspose2d(16, 8, 3), nn.ConvTranspose2d(8, 3, 3)
+        self.d2.weight, self.d1.weight = self.e2.weight, self.e1.weight
+
+    def forward(self, x):
+        return self.d1(self.d2(self.e2(self.e1(x).relu()).relu()).relu())
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.9])
+def test_a_tied_autoencoder_is_pruned_where_its_weights_write_filters(ratio):
+    found = structure(TiedAutoencoder(), IMAGES)
+    assert {coupling.layers: coupling.choices for coupling in found.couplings} == {("e2",): 16}
+    with pytest.warns(PruningWarning, match="left whole: e1 because its channels meet a tensor of fixed size"):
+        result = prune(TiedAutoencoder(), IMAGES, "l1", ratio=ratio)
+    assert result.model(IMAGES).shape == IMAGES.shape
+    assert result.model.d2.weight is result.model.e2.weight
+
+
+def test_a_buffer_that_reads_channels_is_cut():
+    class Prototypes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = Conv(3, 8, 3), Conv(8, 16, 3)
+            self.register_buffer("p", torch.randn(5, 16))
+
+        def forward(self, x):
+            return F.linear(self.b(self.a(x).relu()).mean((2, 3)), self.p)
+
+    for method in ("l1", "qr"):
+        result = prune(Prototypes(), torch.randn(64, 3, 12, 12), method)
+        assert result.model.p.shape == (5, 8) and result.model(IMAGES).shape == (8, 5)
+
+
+class Paired(nn.Module):
+    """A choice is two filters of the first layer and one of the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = Conv(3, 32, 3), Conv(3, 16, 3), Conv(16, 4, 1)
+
+    def forward(self, x):
+        u, v = self.a(x).chunk(2, 1)
+        return self.c(u * v.sigmoid() + self.b(x)).mean((2, 3))
+
+
+def test_every_layer_of_a_coupling_keeps_multiples_and_the_minimum():
+    rounded = select(Paired(), IMAGES, "l1", 0.3, round_to=8)
+    assert (len(rounded["a"]), len(rounded["b"])) == (32, 16)
+    few = select(Paired(), IMAGES, "l1", 0.9, minimum=8)
+    assert (len(few["a"]), len(few["b"])) == (16, 8)
+
+
+def test_a_ratio_of_a_layer_whose_type_is_not_pruned_is_told():
+    model = nn.Sequential(Conv(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 16), nn.ReLU(), nn.Linear(16, 5))
+    with pytest.warns(PruningWarning, match="left whole: 3 because types does not name its type"):
+        select(model, IMAGES, "l1", {"3": 0.5})
+    assert len(select(model, IMAGES, "l1", {"3": 0.5}, types=nn.Linear)["3"]) == 8
+
+
+@pytest.mark.parametrize(
+    "option", [{"distance": "bottleneck"}, {"dimensions": 0}, {"engine": "reference"}, {"population": 4}], ids=str
+)
+@pytest.mark.parametrize("search", ["cover", "merge"])
+def test_a_cover_refuses_options_of_diagrams_and_of_the_genetic_search(search, option):
+    with pytest.raises(ValueError, match=f"search '{search}' has no {next(iter(option))}"):
+        select(classifier(), IMAGES, search=search, **option)
+
+
+def test_each_refused_checkpoint_is_kept(tmp_path):
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=4)
+    for identity in "abc":
+        with contextlib.nullcontext() if identity == "a" else pytest.warns(FileWarning, match="set aside"):
+            train(classifier(), loader, Recipe(epochs=1), checkpoint=tmp_path / "t.ckpt", identity=identity)
+    assert sorted(file.name for file in tmp_path.glob("t.ckpt*")) == ["t.ckpt", "t.ckpt.refused", "t.ckpt.refused-2"]
