@@ -19,7 +19,7 @@ from topoprune.study.profiles import COMPENSATED
 IN_SHORT = {
     RANDOM: "random removal",
     NAMES["l1"]: "L1",
-    TOPOLOGICAL: "the thesis's choice",
+    TOPOLOGICAL: "the thesis's method",
     FUNCTIONAL: "the cover",
     QR: "pivoted QR",
     OBS: "optimal brain surgeon",
