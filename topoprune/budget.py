@@ -55,10 +55,11 @@ def not_pruned(couplings: Sequence[Coupling], ratio: Any, layers: Mapping[str, s
         layers: name -> why it is left whole; None if that is not known.
     """
     pruned = {layer for coupling in couplings for layer in coupling.layers}
-    found: dict[str, str] = {}
-    for pattern, value in _rules(ratio).items():
+    rules, found = _rules(ratio), dict[str, str]()
+    names_all = rules.keys() >= layers.keys()
+    for pattern, value in () if names_all else rules.items():
         named = [pattern] if pattern in layers else [layer for layer in layers if fnmatchcase(layer, pattern)]
-        if value and pruned.isdisjoint(named) and not _rules(ratio).keys() >= layers.keys():
+        if value and pruned.isdisjoint(named):
             found |= {layer: layers[layer] or "types does not name its type" for layer in named}
     return found
 

@@ -23,6 +23,7 @@ def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
 
 
 def _parts(value: Any) -> Iterable:
+    """What a mapping, a collection or an object holds; nothing of a type or a module."""
     if isinstance(value, Mapping):
         return value.values()
     if isinstance(value, (list, tuple, set, frozenset, deque)):

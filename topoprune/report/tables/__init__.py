@@ -1,13 +1,7 @@
 """Tables from records, nothing else."""
 
 from topoprune.report.frames import dense_accuracy, trials
-from topoprune.report.tables.beyond import (
-    fine_tuned_table,
-    gain_table,
-    mending_table,
-    networks_by_ratio,
-    steps_table,
-)
+from topoprune.report.tables.beyond import fine_tuned_table, gain_table, mending_table, networks_by_ratio, steps_table
 from topoprune.report.tables.comparison import (
     by_ratio,
     collapse_table,
