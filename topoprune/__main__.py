@@ -226,6 +226,7 @@ PROFILES = """profiles:
   beyond-quarter, beyond                  what lies beyond the thesis, on a quarter of VGG-16 and on the whole
   beyond-explored                         ways of fine-tuning, and small ratios, on a quarter of VGG-16
   beyond-gentle                           gentler fine-tuning, on the whole VGG-16
+  beyond-muon                             removals from networks that Muon trained, on a quarter of VGG-16
   beyond-choice, beyond-choice-slow       networks by which its method and its rate were chosen"""
 
 

@@ -172,13 +172,21 @@ def test_companions_exist_and_are_listed():
         assert set(study.with_companions(name)) <= set(study.PROFILES)
     assert set(study.with_companions("study")) == {
         *("study", "ablation", "study-sgd", "recovery", "study-whole", "study-cutout", "beyond-quarter"),
-        *("beyond", "beyond-explored", "beyond-gentle"),
+        *("beyond", "beyond-explored", "beyond-gentle", "beyond-muon"),
     }
 
 
 def test_dense_networks_with_cutout_have_the_data_and_the_recipe_of_those_without():
     (whole,), (cut,) = (study.dense_specs(name, [0]) for name in ("study-whole", "study-cutout"))
     assert cut.recipe.cutout and dataclasses.replace(cut, recipe=dataclasses.replace(cut.recipe, cutout=0)) == whole
+
+
+def test_networks_of_muon_differ_from_those_of_sgd_in_nothing_but_the_rate_of_muon():
+    sgd, muon = (study.profile(name) for name in ("beyond-quarter", "beyond-muon"))
+    assert dataclasses.replace(muon.dense, muon_rate=0.0) == sgd.dense and muon.dense.muon_rate > 0
+    assert (muon.width, muon.dataset, muon.recovery, muon.search) == (sgd.width, sgd.dataset, sgd.recovery, sgd.search)
+    others = [one.seeds for name, one in study.PROFILES.items() if name != "beyond-muon"]
+    assert set(muon.seeds).isdisjoint(*others)
 
 
 def test_an_unknown_profile_is_named():

@@ -103,6 +103,7 @@ class Profile:
         wide: companion with the same on networks of full width, where those of `beyond` are narrower.
         explored: companion with what was tried beside it, and enters no claim.
         gentle: companion that fine-tunes networks of full width more gently, and enters no claim.
+        muon: companion of narrow networks that Muon trained, where those of `beyond` were trained by SGD alone.
         portraits: convolutions of the first seed that are portrayed; without any, `layer` is, unless there are
             removals.
     """
@@ -131,9 +132,10 @@ class Profile:
     recoveries: tuple[Recipe, ...] = ()
     explored: str = ""
     gentle: str = ""
+    muon: str = ""
 
 
-COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond", "wide", "explored", "gentle")
+COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond", "wide", "explored", "gentle", "muon")
 """Fields of a `Profile` that name another profile, which the book shows beside it."""
 
 
@@ -188,6 +190,7 @@ _STUDY = Profile(
     wide="beyond",
     explored="beyond-explored",
     gentle="beyond-gentle",
+    muon="beyond-muon",
 )
 
 
@@ -276,6 +279,18 @@ _BEYOND_GENTLE = replace(
 )
 
 
+_BEYOND_MUON = replace(
+    _BEYOND_QUARTER,
+    seeds=(24, 25, 26, 27),
+    ratios=(0.5,),
+    dense=replace(_BEYOND_QUARTER.dense, muon_rate=0.1),
+    methods=("random", "l1"),
+    removals=(*LAYERWISE, FUNCTIONAL_CHOICE, "qr"),
+    removal_ratios=(0.5,),
+    portraits=(),
+)
+
+
 PROFILES = {
     "quick": _QUICK,
     "quick-ablation": replace(_QUICK, seeds=(0,), ratios=(0.5,), methods=ABLATIONS),
@@ -308,6 +323,7 @@ PROFILES = {
     "pilot-explored": replace(_BEYOND_EXPLORED, seeds=(10,)),
     "beyond": _BEYOND,
     "beyond-gentle": _BEYOND_GENTLE,
+    "beyond-muon": _BEYOND_MUON,
     "quick-beyond": replace(
         _BEYOND_QUARTER,
         dataset="digits",
