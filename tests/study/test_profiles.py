@@ -185,8 +185,8 @@ def test_networks_of_muon_differ_from_those_of_sgd_in_nothing_but_the_rate_of_mu
     sgd, muon = (study.profile(name) for name in ("beyond-quarter", "beyond-muon"))
     assert dataclasses.replace(muon.dense, muon_rate=0.0) == sgd.dense and muon.dense.muon_rate > 0
     assert (muon.width, muon.dataset, muon.recovery, muon.search) == (sgd.width, sgd.dataset, sgd.recovery, sgd.search)
-    others = [one.seeds for name, one in study.PROFILES.items() if name != "beyond-muon"]
-    assert set(muon.seeds).isdisjoint(*others)
+    others = (seed for name, one in study.PROFILES.items() if name != "beyond-muon" for seed in one.seeds)
+    assert set(muon.seeds).isdisjoint(others)
 
 
 def test_an_unknown_profile_is_named():
