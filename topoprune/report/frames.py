@@ -240,6 +240,12 @@ def dense_accuracy(records: Sequence[Record]) -> float:
     return float(trials(records).drop_duplicates("seed")["dense test"].mean())
 
 
+def trained_by(records: Sequence[Record]) -> dict[str, str | float]:
+    """Optimizer ("Muon" or "SGD") and width of the dense networks, which have both in common; empty without any."""
+    dense = [record.spec for record in of_kind(records, Dense)]
+    return {"optimizer": "Muon" if dense[0].recipe.muon_rate else "SGD", "width": dense[0].width} if dense else {}
+
+
 def recovery_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each trial and epoch of fine-tuning (0: before it), test accuracy in percent."""
     rows = [

@@ -56,6 +56,7 @@ from topoprune.report.evidence.explored import (
     untrained_losses,
 )
 from topoprune.report.evidence.front import front_findings, hours
+from topoprune.report.evidence.optimizers import gaps_by_optimizer, optimizer_findings
 from topoprune.report.evidence.recovery import restricted_means, survival
 from topoprune.report.evidence.statistics import LEVEL, MARGIN
 from topoprune.report.evidence.summary import findings
@@ -98,6 +99,7 @@ __all__ = [
     "fine_tunings",
     "flops_mismatches",
     "front_findings",
+    "gaps_by_optimizer",
     "gentle_findings",
     "hazards",
     "hours",
@@ -105,6 +107,7 @@ __all__ = [
     "lasting_gains",
     "losses",
     "mending_gains",
+    "optimizer_findings",
     "predictors",
     "predictors_over_networks",
     "recipe_gains",

@@ -179,6 +179,18 @@ def sooner(records: Sequence[Record]) -> pd.DataFrame:
     return table.assign(p=holm_in_families(table["p"], tested))
 
 
+def over_random(frame: pd.DataFrame, column: str, method: str) -> dict:
+    """A method less random removal at `PRIMARY_RATIO`, paired within networks, as of `paired_difference`.
+
+    Args:
+        frame: `removals_by_network` or `trials`.
+        column: of an accuracy in percent.
+    """
+    own = frame[frame["ratio"] == PRIMARY_RATIO]
+    wide = own.pivot_table(index="seed", columns="method", values=column).reindex(columns=[method, RANDOM]).dropna()
+    return paired_difference(wide.iloc[:, 0] - wide.iloc[:, 1])
+
+
 def _wide(records: Sequence[Record], column: str) -> pd.DataFrame:
     """A column of `trials` by method; a row for each ratio and network."""
     frame = trials(records).astype({column: float})

@@ -26,7 +26,7 @@ from topoprune.report.figures.beyond import (
     mended_survival,
 )
 from topoprune.report.figures.drawing import style
-from topoprune.report.figures.explored import ways_of_fine_tuning
+from topoprune.report.figures.explored import gaps_over_random, ways_of_fine_tuning
 from topoprune.report.figures.interactive import explorer
 from topoprune.report.figures.layers import damage_against_recovery, layer_map, partial_effect
 from topoprune.report.figures.measurements import bench_growth, engine_growth, engine_operations, engine_removal
@@ -55,6 +55,7 @@ __all__ = [
     "explorer",
     "filters_in_the_plane",
     "functional_barcode",
+    "gaps_over_random",
     "layer_map",
     "lost_mass_plot",
     "main_figure",

@@ -1,15 +1,18 @@
-"""The figure of what was explored beside the claims of the chapter "Beyond the thesis"."""
+"""Figures of what was asked beside the claims of the chapter "Beyond the thesis"."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from topoprune.report.evidence.beyond import RANDOM
 from topoprune.report.evidence.explored import PLAIN, REFITTED, fine_tuning_curves, shares_networks
+from topoprune.report.evidence.optimizers import AS_REMOVED, gaps_by_optimizer
 from topoprune.report.figures.beyond import WIDTH, legend_below
 from topoprune.report.figures.drawing import finished, without_records
 from topoprune.report.frames import dense_accuracy, records_by_ratio
@@ -40,6 +43,35 @@ def ways_of_fine_tuning(records: Sequence[Record]) -> Figure:
     return finished(figure, frame)
 
 
+def gaps_over_random(groups: Iterable[Sequence[Record]]) -> Figure:
+    """Accuracy as removed, each choice less random removal, one colour for each group of `gaps_by_optimizer`.
+
+    Drawn are the choices that all groups on record share; bars are 95 % t-intervals over networks.
+    """
+    frame = gaps_by_optimizer(groups)
+    frame = frame[(frame["measured"] == AS_REMOVED) & (frame["method"] != RANDOM)]
+    drawn = list(frame.groupby(["optimizer", "width"], sort=False))
+    if not drawn:
+        return without_records(frame)
+    methods = [name for name in drawn[0][1]["method"] if all(name in set(own["method"]) for _, own in drawn)]
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.5 * len(methods) + 2.2))
+    for number, ((optimizer, width), own) in enumerate(drawn):
+        cells = own.set_index("method").loc[methods]
+        heights = np.arange(len(methods)) + 0.22 * (number - (len(drawn) - 1) / 2)
+        bars = np.nan_to_num([cells["difference"] - cells["low"], cells["high"] - cells["difference"]])
+        label = f"{optimizer}, width {width:g}: {_counted(int(cells['seeds'].max()))}"
+        axes.errorbar(cells["difference"], heights, xerr=bars, fmt="osD"[number], capsize=3, label=label)
+    axes.axvline(0, color="grey", linestyle=":", linewidth=1.2)
+    axes.set(xlabel="points above random removal, as removed", yticks=range(len(methods)), yticklabels=methods)
+    axes.invert_yaxis()
+    legend_below(figure, axes, columns=1)
+    return finished(figure, frame)
+
+
+def _counted(networks: int) -> str:
+    return "one network" if networks == 1 else f"{networks} networks"
+
+
 def _draw_ways(axes: Axes, frame: pd.DataFrame, recipes: list[str]) -> None:
     colours = dict(zip(recipes, sns.color_palette("colorblind", len(recipes)), strict=True))
     for (recipe, arm), own in frame.groupby(["recipe", "arm"], sort=False):
@@ -53,4 +85,4 @@ def _networks_in_words(frame: pd.DataFrame) -> str:
     number = frame["seed"].nunique()
     if not shares_networks(frame):
         return f"means over different networks, {number} in all"
-    return f"means over the same {number} networks" if number > 1 else "one network"
+    return f"means over the same {number} networks" if number > 1 else _counted(number)

@@ -16,7 +16,12 @@ from topoprune.report.tables.comparison import (
     shared_choices,
 )
 from topoprune.report.tables.effects import effect_table, effects_by_target
-from topoprune.report.tables.explored import fine_tunings_by_ratio_table, fine_tunings_table, untrained_table
+from topoprune.report.tables.explored import (
+    fine_tunings_by_ratio_table,
+    fine_tunings_table,
+    gaps_table,
+    untrained_table,
+)
 from topoprune.report.tables.networks import dense_summary, dense_table, mean_accuracy, optimizers_table, recipe_table
 from topoprune.report.tables.provenance import (
     commit_numbers,
@@ -54,6 +59,7 @@ __all__ = [
     "fine_tunings_by_ratio_table",
     "fine_tunings_table",
     "gain_table",
+    "gaps_table",
     "how_it_was_run",
     "mean_accuracy",
     "mending_table",

@@ -1,10 +1,13 @@
-"""Tables of what was explored beside the claims of the chapter "Beyond the thesis"."""
+"""Tables of what was asked beside the claims of the chapter "Beyond the thesis"."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
+from topoprune.report.evidence.beyond import RANDOM
 from topoprune.report.evidence.explored import PLAIN, REFITTED, fine_tunings, kept_gains, recipe_gains, untrained_losses
+from topoprune.report.evidence.optimizers import gaps_by_optimizer
 from topoprune.report.frames import records_by_ratio
 from topoprune.report.tables.beyond import difference_and_interval, in_order
 from topoprune.report.tables.comparison import mean_and_interval
@@ -55,3 +58,27 @@ def fine_tunings_by_ratio_table(records: Sequence[Record]) -> pd.DataFrame:
     parts = [fine_tunings_table(own).assign(ratio=f"{ratio:g}") for ratio, own in records_by_ratio(records).items()]
     whole = pd.concat(parts or [fine_tunings_table([]).assign(ratio="")], ignore_index=True).fillna("")
     return whole[["ratio", *whole.columns.drop("ratio")]]
+
+
+def gaps_table(groups: Iterable[Sequence[Record]]) -> pd.DataFrame:
+    """Accuracy of each choice, and its difference from random removal, by who trained the dense networks.
+
+    Args:
+        groups: as for `gaps_by_optimizer`.
+    """
+    gaps = gaps_by_optimizer(groups)
+    rows = [
+        {
+            "dense network": f"{cell['optimizer']}, width {cell['width']:g}",
+            "measured": cell["measured"],
+            "choice": cell["method"],
+            "accuracy (%)": f"{cell['accuracy']:.1f}",
+            "less random removal": difference_and_interval(cell) if cell["method"] != RANDOM else "",
+            "norm removed (%)": f"{cell['removed norm']:.1f}",
+            "lost mass (%)": "" if np.isnan(cell["lost mass"]) else f"{cell['lost mass']:.1f}",
+            "networks": cell["seeds"],
+        }
+        for _, cell in gaps.iterrows()
+    ]
+    columns = ["dense network", "measured", "choice", "accuracy (%)", "less random removal"]
+    return pd.DataFrame(rows, columns=[*columns, "norm removed (%)", "lost mass (%)", "networks"])

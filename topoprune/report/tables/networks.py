@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from topoprune.report.frames import of_kind, trials, typed_frame
+from topoprune.report.frames import of_kind, trained_by, trials, typed_frame
 from topoprune.report.tables.comparison import mean_and_interval
 from topoprune.study import Dense, Profile, Record
 
@@ -101,10 +101,5 @@ def optimizers_table(records: Sequence[Record], contrast: Sequence[Record]) -> p
         grouped = frame.merge(shared).groupby(cell, sort=False)
         means = grouped[list(columns)].mean().rename(columns=columns)
         means.insert(0, "networks", grouped.size())
-        sides.append(means.add_prefix(f"{_optimizer(profile)}: "))
+        sides.append(means.add_prefix(f"{trained_by(profile)['optimizer']}: "))
     return sides[0].join(sides[1], how="inner").reset_index()
-
-
-def _optimizer(records: Sequence[Record]) -> str:
-    recipe = of_kind(records, Dense)[0].spec.recipe
-    return "Muon" if recipe.muon_rate else "SGD"
