@@ -30,9 +30,9 @@ def gaps_by_optimizer(groups: Iterable[Sequence[Record]]) -> pd.DataFrame:
 
     Returns:
         A row for each group, measured ("as removed" or "fine-tuned") and method: optimizer, width, measured, method;
-        accuracy (mean, in percent); seeds, difference (points) with its 95 % interval low, high; dense, mean accuracy
-        of the group's dense networks (%); removed norm, share of a layer's squared norm (%, mean over layers); lost
-        mass (%, mean over layers; NaN for "fine-tuned").
+        accuracy (mean, in percent); seeds, difference (points) with its 95 % interval low, high (NaN for fewer than
+        three networks); dense, mean accuracy of the group's dense networks (%); removed norm, share of a layer's
+        squared norm (%, mean over layers); lost mass (%, mean over layers; NaN for "fine-tuned").
     """
     rows = [
         {
@@ -49,7 +49,8 @@ def gaps_by_optimizer(groups: Iterable[Sequence[Record]]) -> pd.DataFrame:
         for measured, column, frame in _measured(records)
         for method, cell in frame.groupby("method", sort=False)
     ]
-    return pd.DataFrame(rows, columns=[*_COLUMNS])
+    table = pd.DataFrame(rows, columns=[*_COLUMNS])
+    return table.assign(**{end: table[end].where(table["seeds"] >= LEAST_SEEDS) for end in ("low", "high")})
 
 
 def optimizer_findings(sgd: Sequence[Record], muon: Sequence[Record]) -> dict[str, int | str]:
@@ -98,6 +99,6 @@ def _measured(records: Sequence[Record]) -> Iterator[tuple[str, str, pd.DataFram
 
 
 def _answer(rows: pd.DataFrame) -> str:
-    if rows["seeds"].sum() < LEAST_SEEDS:
-        return OPEN
-    return YES if (rows["high"] < 0).all() else NO if (rows["low"] > 0).all() else OPEN
+    """The answer of the cell, if there is one: an interval that is NaN lies on no side."""
+    below, above = (rows["high"] < 0).any(), (rows["low"] > 0).any()
+    return YES if below else NO if above else OPEN
