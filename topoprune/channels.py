@@ -25,39 +25,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from topoprune.operations import (
+    ALONG_ONE_AXIS,
+    BATCH_NORMS,
+    ELEMENTWISE,
+    MOVES,
+    REDUCTIONS,
+    SIZES_ONLY,
+    WITHIN_CHANNELS,
+)
 from topoprune.passes import tensors_in
 
 FIXED = -1
 """The number of an element that belongs to no channel."""
-
-MOVES = frozenset(
-    "view _unsafe_view reshape permute transpose t expand slice select split split_with_sizes chunk unbind unsqueeze "
-    "squeeze cat stack clone alias detach _to_copy contiguous narrow flip roll repeat index index_select unflatten "
-    "flatten pixel_shuffle pixel_unshuffle channel_shuffle constant_pad_nd movedim lift_fresh _reshape_alias "
-    "native_channel_shuffle".split()
-)
-REDUCTIONS = frozenset(
-    "mean sum amax amin max min var std norm linalg_vector_norm logsumexp prod argmax argmin any all".split()
-)
-WITHIN_CHANNELS = frozenset(
-    "max_pool2d_with_indices max_pool3d_with_indices max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d "
-    "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d "
-    "adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d "
-    "_upsample_nearest_exact1d _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "
-    "upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d "
-    "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d grid_sampler_2d mkldnn_max_pool2d".split()
-)
-ALONG_ONE_AXIS = frozenset("_softmax _log_softmax softmax log_softmax cumsum cumprod sort".split())
-ELEMENTWISE = frozenset(
-    "hardswish hardsigmoid hardtanh leaky_relu elu celu silu mish gelu relu softplus log_sigmoid_forward rrelu "
-    "native_dropout bernoulli empty_like zeros_like ones_like full_like rand_like randn_like masked_fill lerp "
-    "_prelu_kernel copy threshold softshrink hardshrink glu_jvp".split()
-)
-BATCH_NORMS = frozenset(
-    "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_with_update "
-    "_batch_norm_no_update cudnn_batch_norm miopen_batch_norm batch_norm".split()
-)
-SIZES_ONLY = frozenset("new_zeros new_empty new_ones new_full".split())
 
 
 class Axis(NamedTuple):
@@ -251,8 +231,8 @@ class _Follower(TorchDispatchMode):
         return output
 
     def _follow(self, func, name: str, args: tuple, kwargs: dict, output: Any) -> None:
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if name in SIZES_ONLY or not any((self.labels(tensor) >= 0).any() or self._name(tensor) for tensor in inputs):
+        inputs = _tensors(args, kwargs)
+        if name in SIZES_ONLY or not any((self.labels(x) >= 0).any() or self._parameter(x) for x in inputs):
             return
         norm = next((place for place in self.inside[-1:] if name in BATCH_NORMS and place in self.batch_norms), None)
         for tensor in inputs:
@@ -262,8 +242,8 @@ class _Follower(TorchDispatchMode):
         if name in ("addmm", "mm", "linear") and self._linear(name, args, output):
             return None
         for tensor in inputs:
-            if (weight := self._name(tensor)) and sum(size > 1 for size in tensor.shape) > 1:
-                self._fix_parameter(weight, f"{name} in {self._place()} uses its weight as it is")
+            if sum(size > 1 for size in tensor.shape) > 1:
+                self._fix_parameter(tensor, f"{name} in {self._place()} uses its weight as it is")
         if name in BATCH_NORMS:
             self._batch_norm(output, *args[:5])
         elif name == "native_group_norm" and args[4] == args[6]:
@@ -287,10 +267,9 @@ class _Follower(TorchDispatchMode):
 
     def _give_up(self, name: str, args: tuple, kwargs: dict) -> None:
         """Nothing that an operation reads can be removed, because it cannot be followed."""
-        for tensor in [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]:
+        for tensor in _tensors(args, kwargs):
             self.fix(self.labels(tensor), f"{name} in {self._place()} mixes its channels")
-            if weight := self._name(tensor):
-                self._fix_parameter(weight, f"{name} in {self._place()} is not known")
+            self._fix_parameter(tensor, f"{name} in {self._place()} is not known")
 
     def _convolution(self, output, images, weight, bias, _stride, _padding, _dilation, transposed, _extra, groups):
         row, name = self._row(images, 1), self._name(weight)
@@ -445,7 +424,9 @@ class _Follower(TorchDispatchMode):
         self._link(a, b)
         return a, sizes
 
-    def _fix_parameter(self, name: str, reason: str) -> None:
+    def _fix_parameter(self, tensor: Tensor, reason: str) -> None:
+        """Fix all axes of a tensor, if it is a parameter."""
+        name = self._parameter(tensor)
         for axis in [axis for axis in self.start if axis.tensor == name]:
             self.fix(self._numbers(*axis), reason)
 
@@ -481,6 +462,10 @@ class _Follower(TorchDispatchMode):
     def _name(self, tensor: Tensor | None) -> str | None:
         return self.names.get(id(tensor))
 
+    def _parameter(self, tensor: Tensor) -> str | None:
+        """The name of a parameter, as it is or transposed."""
+        return self._name(tensor) or self.transposed.get(id(tensor), (tensor, None))[1]
+
     def _place(self) -> str:
         return next((name for name in reversed(self.inside) if name), "the network's forward")
 
@@ -494,6 +479,10 @@ class _Follower(TorchDispatchMode):
             self.transposed[id(output)] = output, self.names[id(args[0])]
             return True
         return False
+
+
+def _tensors(args: tuple, kwargs: dict) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
 
 def _unnumbered(tensor: Tensor) -> Tensor:

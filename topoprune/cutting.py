@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from topoprune.channels import Axis
 from topoprune.coupling import Coupling
-from topoprune.passes import copied, one_line, run, seed_generators, tensors_in, unwrapped
+from topoprune.passes import copied, each_tensor, one_line, run, seed_generators, tensors_in, unwrapped
 
 
 def without(model: nn.Module, removed: dict[Coupling, np.ndarray]) -> nn.Module:
@@ -22,20 +22,44 @@ def without(model: nn.Module, removed: dict[Coupling, np.ndarray]) -> nn.Module:
 
 
 def find_unsound(
-    couplings: list[Coupling], network: nn.Module, inputs: Any, tolerance: float, base: tuple[Coupling, ...] = ()
+    couplings: list[Coupling],
+    network: nn.Module,
+    inputs: Any,
+    tolerance: float,
+    base: tuple[Coupling, ...] = (),
+    exact: bool = False,
 ) -> dict[Coupling, str]:
-    """Each coupling whose removal changes the answers -> how, found by halving; `base` is known to be sound."""
+    """Each coupling whose removal changes the answers -> how, found by halving; `base` is known to be sound.
+
+    Where the answers differ, float64 decides, unless the inputs are `exact` already.
+    """
     tested = [coupling for coupling in (*base, *couplings) if coupling.choices > 1]
     generator = np.random.default_rng(0)
     removed = {c: generator.permutation(c.choices)[: max(1, c.choices // 3)] for c in tested}
     if not couplings or (reason := find_difference(network, inputs, removed, tolerance)) is None:
         return {}
+    if not exact:
+        return find_unsound(couplings, *in_float64(network, inputs), tolerance, exact=True)
     if len(couplings) == 1:
         return {couplings[0]: reason}
     half = len(couplings) // 2
-    first = find_unsound(couplings[:half], network, inputs, tolerance, base)
+    first = find_unsound(couplings[:half], network, inputs, tolerance, base, exact)
     base = (*base, *(coupling for coupling in couplings[:half] if coupling not in first))
-    return first | find_unsound(couplings[half:], network, inputs, tolerance, base)
+    return first | find_unsound(couplings[half:], network, inputs, tolerance, base, exact)
+
+
+def in_float64(network: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
+    """The network and its inputs in float64, where it runs in it; otherwise both as they are.
+
+    Rounding can change what a network picks, as the boxes of the largest scores, and with it all that follows.
+    """
+    exact = copied(network).double()
+    same = each_tensor(inputs, lambda x: x.double() if x.is_floating_point() else x)
+    try:
+        answers_of(copied(exact), same)
+    except ValueError:
+        return network, inputs
+    return exact, same
 
 
 def find_difference(

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from topoprune.channels import Channels, trace
 from topoprune.compensation import check_images, refit, to_refit
 from topoprune.coupling import LAYERS, Coupling, Kept, couplings_of, integers, widths
-from topoprune.cutting import answers_of, find_difference, find_unsound, without
+from topoprune.cutting import answers_of, find_difference, find_unsound, in_float64, without
 from topoprune.passes import (
     copied,
     each_tensor,
@@ -181,7 +181,8 @@ def remove(
     with plain_tensors():
         network, inputs, tolerance = _prepared(inner, example_inputs)
         channels, removed = _to_remove(network, inputs, kept, prefix)
-        if check and _has_values(network) and (difference := find_difference(network, inputs, removed, tolerance)):
+        difference = find_difference(network, inputs, removed, tolerance) if check and _has_values(network) else None
+        if difference and (difference := find_difference(*in_float64(network, inputs), removed, tolerance)):
             raise ValueError(
                 f"these filters cannot be removed from {type(inner).__name__}: {difference}; "
                 "choose them with topoprune.select, which leaves such layers whole, or leave this one out by ignore="
@@ -315,13 +316,14 @@ def _left_whole(
     """Layer of `types` -> why some of its filters can never be removed."""
     free = {layer for coupling in sound for layer in coupling.layers}
     weights = {name.removesuffix(".weight"): id(x) for name, x in network.named_parameters(remove_duplicate=False)}
+    traced = {id(x): name for name, x in network.named_parameters()}  # a tied weight has the name of its first layer
     pruned = {weights[layer] for layer in free}  # also of a layer whose weight is tied to another's
     left = {}
     for name, module in network.named_modules():
         if isinstance(module, types) and weights.get(name) not in pruned:
-            axes = [axis for axis in channels.start if axis.tensor == f"{name}.weight"]
+            axes = [axis for axis in channels.start if axis.tensor == traced.get(weights.get(name))]
             fixed = [channels.fixed.get(c) for axis in axes for c in channels.components(axis).tolist()]
-            ran = any(writer.layer == name for writer in channels.writers)
+            ran = any(writer.axis in axes for writer in channels.writers)
             why = reasons.get(name) or next((reason for reason in fixed if reason), None)
             left[name] = why or ("it is joined to another kind of layer" if ran else "it did not run on the inputs")
     return left

@@ -592,3 +592,90 @@ def test_each_refused_checkpoint_is_kept(tmp_path):
         with contextlib.nullcontext() if identity == "a" else pytest.warns(FileWarning, match="set aside"):
             train(classifier(), loader, Recipe(epochs=1), checkpoint=tmp_path / "t.ckpt", identity=identity)
     assert sorted(file.name for file in tmp_path.glob("t.ckpt*")) == ["t.ckpt", "t.ckpt.refused", "t.ckpt.refused-2"]
+
+
+# what a trace must not miss
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (4, 3, 8)], ids=["rows", "sequences"])
+def test_a_first_linear_layer_without_a_bias_is_pruned(shape):
+    model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, 4))
+    result = prune(model, torch.randn(shape), "l1", types=nn.Linear)
+    assert result.model[0].out_features == 8 and set(result.left_whole) == {"2"}
+
+
+class Attending(nn.Module):
+    """The layer after the attention has no bias, and reads what the trace cannot follow."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = {"q": (8, 8), "o": (8, 12), "up": (12, 16), "down": (16, 5)}
+        for name, (inputs, outputs) in sizes.items():
+            self.add_module(name, nn.Linear(inputs, outputs, bias=False))
+
+    def forward(self, x):
+        return self.down(self.up(self.o(F.scaled_dot_product_attention(self.q(x), x, x))).relu())
+
+
+def test_a_linear_layer_without_a_bias_after_attention_is_pruned():
+    with pytest.warns(PruningWarning, match="left whole: q because _scaled_dot_product"):
+        result = prune(Attending(), torch.randn(2, 6, 8), "l1", types=nn.Linear)
+    assert (result.model.o.out_features, result.model.up.out_features) == (6, 8)
+    assert result.left_whole.keys() == {"q", "down"} and "did not run" not in "".join(result.left_whole.values())
+
+
+def test_a_transposed_weight_that_is_used_as_it_is_stays_whole():
+    class Scored(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 16, bias=False), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.b(self.a(x).relu()) + self.a.weight.t().sum()
+
+    with pytest.raises(ValueError, match="a because .* uses its weight as it is"):
+        prune(Scored(), torch.randn(4, 8), "l1", types=nn.Linear)
+
+
+def test_the_reason_of_a_tied_layer_is_that_of_its_weight():
+    class Language(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.up, self.down = nn.Embedding(20, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+            self.head = nn.Linear(8, 20, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, words):
+            return self.head(self.down(self.up(self.words(words)).relu()))
+
+    found = structure(Language(), torch.randint(0, 20, (2, 6)), (nn.Linear,))
+    assert [coupling.layers for coupling in found.couplings] == [("up",)]
+    assert found.left_whole["head"] == "embedding in words uses its weight as it is"
+
+
+class Picks(nn.Module):
+    """Gives the last channel at the positions of the largest scores, which differ by less than float32 resolves."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = Conv(3, 256, 1), Conv(256, 256, 1), Conv(256, 1, 1)
+
+    def forward(self, x):
+        scores = self.c(self.b(self.a(x[:, :3]).relu()).relu()).flatten(1)
+        return x[:, 3].flatten(1).gather(1, scores.topk(20).indices)
+
+
+def test_rounding_that_changes_what_a_network_picks_is_no_difference():
+    images = torch.cat([1 + 3e-7 * torch.randn(2, 3, 12, 12), torch.randn(2, 1, 12, 12)], 1)
+    result = prune(Picks(), images, "l1")
+    assert (result.model.a.out_channels, result.model.b.out_channels) == (128, 128)
+
+
+def test_what_changes_in_float64_too_is_a_difference():
+    class Counts(Picks):
+        def forward(self, x):
+            return super().forward(x) * self.a.out_channels * self.b.out_channels
+
+    with pytest.raises(ValueError, match="nothing to prune: every layer must stay whole, a because"):
+        prune(Counts(), torch.randn(2, 4, 12, 12), "l1")
