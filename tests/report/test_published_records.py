@@ -126,6 +126,16 @@ def test_what_the_readme_says_of_gentler_fine_tuning_is_on_record(published):
     assert explored["better_2"] == "-1.5 points (95 % interval -2.9 to -0.2)"  # on networks of a quarter of the width
 
 
+def test_what_the_readme_says_of_muon_is_on_record(published):
+    sgd, muon = (study.companion_records("study", which) for which in ("beyond", "muon"))
+    found = evidence.optimizer_findings(sgd, muon)
+    assert (found["sgd_networks"], found["muon_networks"]) == (10, 4)
+    assert found["muon_removed"] == "-7.4 points (95 % interval -9.3 to -5.5)" and found["answer_removed"] == "yes"
+    assert found["sgd_removed"] == "+3.9 points (95 % interval +0.7 to +7.0)"
+    gaps = evidence.gaps_by_optimizer([sgd, muon]).query("measured == 'as removed'").set_index(["method", "optimizer"])
+    assert (gaps.loc[evidence.FUNCTIONAL, "low"] > 0).all()  # chapter 16: the cover stays above random removal
+
+
 def test_what_the_readme_says_of_removal_without_training_is_on_record(published):
     explored, plan = study.companion_records("study", "explored"), study.profile("beyond-explored")
     found = evidence.explored_findings(explored, plan)
