@@ -320,8 +320,8 @@ def _left_whole(
     pruned = {weights[layer] for layer in free}  # also of a layer whose weight is tied to another's
     left = {}
     for name, module in network.named_modules():
-        if isinstance(module, types) and weights.get(name) not in pruned:
-            axes = [axis for axis in channels.start if axis.tensor == traced.get(weights.get(name))]
+        if isinstance(module, types) and weights[name] not in pruned:
+            axes = [axis for axis in channels.start if axis.tensor == traced[weights[name]]]
             fixed = [channels.fixed.get(c) for axis in axes for c in channels.components(axis).tolist()]
             ran = any(writer.axis in axes for writer in channels.writers)
             why = reasons.get(name) or next((reason for reason in fixed if reason), None)

@@ -457,10 +457,8 @@ def test_fast_training_changes_the_layout_of_images_alone(monkeypatch):
     model.extend([nn.Conv2d(4, 5, (1, 3)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)])
     expected, data = copy.deepcopy(model), loader(shape=(1, 4, 5, 6))
     fast, plain = train(model, data, RECIPE, data, fast=True), train(expected, data, RECIPE, data)
-    for one, other in zip(
-        outcome(fast), outcome(plain), strict=True
-    ):  # the layouts round differently on some processors
-        assert one == pytest.approx(other, rel=1e-4)
+    losses = ([epoch.loss for epoch in history] for history in (fast, plain))
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=0)  # some processors round differently in the two layouts
     torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=1e-3, atol=1e-5)
     assert model[0].weight.is_contiguous()
     assert model[5].weight.is_contiguous(memory_format=torch.channels_last)
