@@ -131,6 +131,7 @@ def test_what_the_readme_says_of_muon_is_on_record(published):
     found = evidence.optimizer_findings(sgd, muon)
     assert (found["sgd_networks"], found["muon_networks"]) == (10, 4)
     assert found["muon_removed"] == "-7.4 points (95 % interval -9.3 to -5.5)" and found["answer_removed"] == "yes"
+    assert found["muon_tuned"] == "-2.5 points (95 % interval -4.0 to -0.9)" and found["answer_tuned"] == "yes"
     assert found["sgd_removed"] == "+3.9 points (95 % interval +0.7 to +7.0)"
     gaps = evidence.gaps_by_optimizer([sgd, muon]).query("measured == 'as removed'").set_index(["method", "optimizer"])
     assert (gaps.loc[evidence.FUNCTIONAL, "low"] > 0).all()  # chapter 16: the cover stays above random removal
