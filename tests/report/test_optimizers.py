@@ -8,6 +8,7 @@ from planted_beyond import removal, trial
 
 from topoprune.report import evidence, figures, tables
 from topoprune.report.evidence.optimizers import AS_REMOVED, FINE_TUNED
+from topoprune.study import Dense
 from topoprune.study.profiles import COMPENSATED
 
 
@@ -29,13 +30,14 @@ def sgd(seeds: int, removed: float = 4.0, tuned: float = 1.0) -> list:
 
 def muon(seeds: int, removed: float = -9.0, tuned: float = -1.0) -> list:
     """The same after Muon."""
-    found = []
-    for record in sgd(seeds, removed, tuned):
-        dense = getattr(record.spec, "dense", record.spec)
-        dense = dataclasses.replace(dense, recipe=dataclasses.replace(dense.recipe, muon_rate=0.1))
-        spec = dense if dense.seed == getattr(record.spec, "seed", None) and not hasattr(record.spec, "dense") else None
-        found.append(dataclasses.replace(record, spec=spec or dataclasses.replace(record.spec, dense=dense)))
-    return found
+    return [dataclasses.replace(record, spec=after_muon(record.spec)) for record in sgd(seeds, removed, tuned)]
+
+
+def after_muon(spec):
+    """The spec of a dense network that Muon trained, or of a run that pruned it."""
+    if isinstance(spec, Dense):
+        return dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, muon_rate=0.1))
+    return dataclasses.replace(spec, dense=after_muon(spec.dense))
 
 
 def test_gaps_are_paired_within_networks_and_never_mix_groups():
