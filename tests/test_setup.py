@@ -128,7 +128,7 @@ def test_make_has_the_targets_that_we_name(page):
 
 def test_ci_runs_the_same_here_and_there():
     def made(path):
-        return re.findall(r"^(?:      - run: )?make ([a-z-]+)$", (ROOT / path).read_text(), re.MULTILINE)
+        return re.findall(r"^ *(?:- run: )?make ([a-z-]+)$", (ROOT / path).read_text(), re.MULTILINE)
 
     here, there = made(".ci/run"), made(".github/workflows/book.yml")
     assert set(here) == set(there)

@@ -4,6 +4,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from itertools import pairwise
 from numbers import Real
 from typing import Any
@@ -12,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from topoprune.costs import flops, latency_ms
+from topoprune.costs import count_flops, flops, latency_ms
 from topoprune.coupling import Coupling
 from topoprune.cutting import without
-from topoprune.passes import copied, each_tensor, first_inputs
+from topoprune.passes import copied, each_tensor, first_inputs, undisturbed
 
 TARGETS = ("flops", "parameters", "latency_ms")
 RATIO = 0.5
@@ -132,9 +133,10 @@ def towards(
         gone = np.bincount([i for _, i in steps[:removals]], minlength=len(couplings))
         return shape([c.choices - int(n) for c, n in zip(couplings, gone, strict=True)])
 
-    enough = bisect_left(range(len(steps) + 1), -goal, key=lambda m: -measure(counts(m)))
-    near = [counts(m) for m in {max(enough - 1, 0), min(enough, len(steps))}]
-    return min(near, key=lambda count: abs(measure(count) - goal))
+    measured = cache(lambda removals: measure(counts(removals)))
+    enough = bisect_left(range(len(steps) + 1), -goal, key=lambda removals: -measured(removals))
+    near = max(enough - 1, 0), min(enough, len(steps))
+    return counts(min(near, key=lambda removals: abs(measured(removals) - goal)))
 
 
 def by_scores(
@@ -165,9 +167,10 @@ def by_scores(
             away[layer].update(group, rests[layer])
         return [sorted(set(best) - lost) for best, lost in zip(ranked, away, strict=True)]
 
-    enough = bisect_left(range(len(order) + 1), -goal, key=lambda m: -measure(kept(order[:m])))
+    measured = cache(lambda removals: measure(kept(order[:removals])))
+    enough = bisect_left(range(len(order) + 1), -goal, key=lambda removals: -measured(removals))
     gone = order[: max(enough - 1, 0)]  # the last state that does not fall below the goal
-    best, gap = kept(gone), measure(kept(gone)) - goal
+    best, gap = kept(gone), measured(len(gone)) - goal
     saved: dict[int, float] = {}
     for step in order[len(gone) :]:
         if gap <= 0.001 * goal:
@@ -195,14 +198,17 @@ def measures(
     def measure(kept: Chosen | list[int]) -> int | float:
         chosen = [list(range(k)) if isinstance(k, int) else k for k in kept]
         removed = {
-            c: np.setdiff1d(np.arange(c.choices), stays)
+            c: np.delete(np.arange(c.choices), stays)
             for c, stays in zip(couplings, chosen, strict=True)
             if len(stays) < c.choices
         }
         small = without(outline, removed)
         if what == "parameters":
             return sum(parameter.numel() for parameter in small.parameters())
-        return flops(small, inputs) if what == "flops" else latency_ms(small, inputs)
+        if what == "latency_ms":
+            return latency_ms(small, inputs)
+        with undisturbed():
+            return count_flops(small.eval(), inputs)
 
     return measure
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from topoprune.passes import batch_size, copied_inputs, explained_call, first_inputs, run, running_copy, tensors_in
@@ -63,7 +64,7 @@ def cost(model: nn.Module, example_inputs: Any, seconds: float = 0.2) -> Cost:
             run(network, example_inputs)
         one = _median_seconds(network, first_inputs(example_inputs, 1), seconds)
         many = one if batch == 1 else _median_seconds(network, example_inputs, seconds)
-        multiply_adds = _flops(network, example_inputs)
+        multiply_adds = count_flops(network, example_inputs)
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         flops=multiply_adds,
@@ -81,7 +82,7 @@ def flops(model: nn.Module, example_inputs: Any) -> int:
         13824
     """
     with running_copy(model) as network:
-        return _flops(network, example_inputs)
+        return count_flops(network, example_inputs)
 
 
 def latency_ms(model: nn.Module, example_inputs: Any, seconds: float = 0.2) -> float:
@@ -90,16 +91,28 @@ def latency_ms(model: nn.Module, example_inputs: Any, seconds: float = 0.2) -> f
         return 1e3 * _median_seconds(network, first_inputs(example_inputs, 1), seconds)
 
 
-def _flops(network: nn.Module, inputs: Any) -> int:
+def count_flops(network: nn.Module, inputs: Any) -> int:
+    """`flops` of a copy in evaluation mode, which loses its gradients."""
     counter, fused = FlopCounterMode(display=False), torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused operations of attention
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), counter:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), counter, _Outlines():
             warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)  # the counter adds hooks
             run(network.requires_grad_(False), first_inputs(inputs, 1))  # the counter cannot follow views that want one
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2  # torch counts a multiply-add as two
+
+
+class _Outlines(TorchFunctionMode):
+    """On the "meta" device batch normalisation, which PyTorch takes apart there in Python, gives its shape at once."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is nn.functional.batch_norm and args[0].is_meta and args[1] is not None:
+            features, mean = args[:2]
+            if features.shape[1] == len(mean):  # otherwise PyTorch says what is wrong
+                return torch.empty_like(features)
+        return function(*args, **(kwargs or {}))
 
 
 @torch.inference_mode()

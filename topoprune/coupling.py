@@ -67,7 +67,9 @@ class Coupling:
     def lost(self, axis: Axis, gone: np.ndarray) -> np.ndarray:
         """Indices of an axis that go with the choices `gone`."""
         choices, indices = self.slices[axis]
-        return indices[np.isin(choices, gone)]
+        goes = np.zeros(self.choices, bool)
+        goes[gone] = True
+        return indices[goes[choices]]
 
     def positions(self, kept: Kept) -> list[int]:
         """The choices whose filters are all kept; a layer that `kept` does not name keeps all."""

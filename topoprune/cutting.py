@@ -139,7 +139,7 @@ def _cut(network: nn.Module, removed: dict[Coupling, np.ndarray]) -> None:
     new: dict[int, Tensor] = {}
     for axis, indices in away.items():
         old = tensors[axis.tensor]
-        rest = np.setdiff1d(np.arange(old.shape[axis.axis]), np.concatenate(indices))
+        rest = np.delete(np.arange(old.shape[axis.axis]), np.concatenate(indices))
         value = new.get(id(old), old).detach()
         new[id(old)] = value.index_select(axis.axis, torch.as_tensor(rest, device=value.device))
     made = {id(old): _like(new[id(old)], old) for old in tensors.values() if id(old) in new}  # tied weights stay tied

@@ -94,8 +94,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def running_copy(model: nn.Module) -> Iterator[nn.Module]:
     """A copy in evaluation mode; running it changes neither the network nor the caller's random numbers."""
-    with torch.inference_mode(False), _forked_random_numbers():
+    with undisturbed():
         yield copied(model).eval()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Work outside the caller's inference mode and random numbers."""
+    with torch.inference_mode(False), _forked_random_numbers():
+        yield
 
 
 @contextlib.contextmanager
@@ -149,7 +156,8 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy. What a module has stored of an earlier pass is copied without its graph."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for value in tree_leaves([vars(module), dict(module._buffers)]):
+        stored = [value for value in vars(module).values() if not isinstance(value, dict) or value]
+        for value in tree_leaves([stored, dict(module._buffers)]):
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain, islice
 from math import cos, inf, isfinite, pi
 from operator import length_hint
@@ -101,8 +101,8 @@ class Recipe:
 
     def settings(self, always: Collection[str] = ()) -> dict:
         """The fields in `always`, and all others that differ from their default."""
-        defaults = {name: getattr(type(self), name, None) for name in asdict(self)}
-        return {name: value for name, value in asdict(self).items() if name in always or value != defaults[name]}
+        shown = [f.name for f in fields(self) if f.name in always or getattr(self, f.name) != f.default]
+        return {name: getattr(self, name) for name in shown}
 
 
 @dataclass(frozen=True)

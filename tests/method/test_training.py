@@ -126,7 +126,7 @@ def test_the_rate_rises_and_then_falls(warmup, progress):
         ],
     ],
 )
-def test_a_recipe_out_of_range_is_refused(fields, message, unchecked_types):
+def test_a_recipe_out_of_range_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**fields)
 
@@ -584,7 +584,7 @@ def test_data_and_networks_that_cannot_be_used_are_refused_in_one_line(call, mes
     assert "\n" not in str(caught.value)
 
 
-def test_a_teacher_that_is_a_function_is_refused(unchecked_types):
+def test_a_teacher_that_is_a_function_is_refused():
     with pytest.raises(ValueError, match=r"teacher must be an nn\.Module, got function: wrap it in a module"):
         train(network(), loader(), TAUGHT, teacher=lambda x: x)
 

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -408,7 +409,8 @@ def test_a_criterion_without_a_hash_serves():
     ],
     ids=str,
 )
-def test_an_argument_of_the_wrong_kind_is_named(arguments, message, unchecked_types):
+def test_an_argument_of_the_wrong_kind_is_named(arguments, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
     with pytest.raises(ValueError, match=message):
         select(classifier(), IMAGES, **arguments)
 

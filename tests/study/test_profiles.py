@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -15,14 +14,6 @@ from topoprune.selection import METHODS as METHOD_NAMES
 from topoprune.study import Clouds, Dense, Portrait, Removal, Trial, spec_key
 from topoprune.study.plans import companion_specs, portrait_specs, removal_specs
 from topoprune.study.profiles import COMPANIONS, COMPENSATED, CONVOLUTIONS, METHODS
-
-
-@pytest.fixture
-def unchecked_types():
-    """Arguments reach the functions as they do outside of tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_one_process_finishes_a_comparison_before_the_next_dense_network():
@@ -147,13 +138,13 @@ def test_some_methods_and_ratios_of_a_profile():
         ({"seeds": "12"}, "seeds must be a list of whole numbers from 0, got '12'"),
     ],
 )
-def test_what_a_profile_lacks_is_refused_in_one_line(chosen, message, unchecked_types):
+def test_what_a_profile_lacks_is_refused_in_one_line(chosen, message):
     with pytest.raises(ValueError, match=message) as error:
         study.specs("study", **chosen)
     assert "\n" not in str(error.value)
 
 
-def test_seeds_may_come_from_numpy(unchecked_types):
+def test_seeds_may_come_from_numpy():
     assert study.specs("quick", np.arange(2)) == study.specs("quick", [0, 1])
 
 

@@ -216,7 +216,9 @@ def spec_fields(spec: Spec) -> dict:
 def _json_value(value):
     if isinstance(value, Recipe):
         return value.settings(ALWAYS_WRITTEN)
-    return spec_fields(value) if isinstance(value, Dense) else json.loads(json.dumps(value))
+    if isinstance(value, Dense):
+        return spec_fields(value)
+    return value if isinstance(value, str | int | float) else json.loads(json.dumps(value))
 
 
 SEARCH_COLUMNS = {"generation": 6, "best": 6, "evaluations": 6, "seconds": 3}
