@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from topoprune.costs import count_flops, flops, latency_ms
+from topoprune.costs import count_flops, fewest, flops, latency_ms
 from topoprune.coupling import Coupling
 from topoprune.cutting import without
-from topoprune.passes import copied, each_tensor, first_inputs, undisturbed
+from topoprune.passes import copied, each_tensor, running_copy, undisturbed
 
 TARGETS = ("flops", "parameters", "latency_ms")
 RATIO = 0.5
@@ -214,12 +214,13 @@ def measures(
 
 
 def _outline(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
-    """The network and one input without values, where it runs so."""
-    one = first_inputs(example_inputs, 1)
+    """The network and as few inputs as it takes, without values where it runs so."""
+    with running_copy(model) as network:
+        few = fewest(network, example_inputs)
     outline = copied(model).to("meta")
-    shapes = each_tensor(one, lambda tensor: tensor.to("meta"))
+    shapes = each_tensor(few, lambda tensor: tensor.to("meta"))
     try:
         flops(outline, shapes)
     except ValueError:
-        return model, one
+        return model, few
     return outline, shapes

@@ -1,5 +1,6 @@
 """Count and time what a network costs: parameters, FLOPs, latency and throughput."""
 
+import contextlib
 import statistics
 import timeit
 import warnings
@@ -25,7 +26,7 @@ class Cost:
         parameters: number of parameters.
         flops: multiply-adds of convolutions, linear layers and the products of attention for one input (the convention
             of the pruning literature: VGG-16 at 32x32 has 313 million). Recurrent layers are not counted.
-        latency_ms: median milliseconds for a batch of one.
+        latency_ms: median milliseconds for a batch of one, or as few as the network takes, see `fewest`.
         images_per_second: inputs a second at the size of the example batch.
 
     Example:
@@ -62,9 +63,10 @@ def cost(model: nn.Module, example_inputs: Any, seconds: float = 0.2) -> Cost:
     with running_copy(model) as network:
         with torch.inference_mode():
             run(network, example_inputs)
-        one = _median_seconds(network, first_inputs(example_inputs, 1), seconds)
+        few = fewest(network, example_inputs)
+        one = _median_seconds(network, few, seconds)
         many = one if batch == 1 else _median_seconds(network, example_inputs, seconds)
-        multiply_adds = count_flops(network, example_inputs)
+        multiply_adds = count_flops(network, few)
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         flops=multiply_adds,
@@ -82,26 +84,37 @@ def flops(model: nn.Module, example_inputs: Any) -> int:
         13824
     """
     with running_copy(model) as network:
-        return count_flops(network, example_inputs)
+        return count_flops(network, fewest(network, example_inputs))
 
 
 def latency_ms(model: nn.Module, example_inputs: Any, seconds: float = 0.2) -> float:
-    """Median milliseconds of one input."""
+    """Median milliseconds of one input, or as few as the network takes."""
     with running_copy(model) as network:
-        return 1e3 * _median_seconds(network, first_inputs(example_inputs, 1), seconds)
+        return 1e3 * _median_seconds(network, fewest(network, example_inputs), seconds)
+
+
+@torch.no_grad()
+def fewest(network: nn.Module, inputs: Any) -> Any:
+    """The first input; the first two, or all, where a network does not run on fewer, as one that compares halves."""
+    for count in (1, 2):
+        few = first_inputs(inputs, count)
+        with contextlib.suppress(ValueError):
+            run(network, few)
+            return few
+    return inputs
 
 
 def count_flops(network: nn.Module, inputs: Any) -> int:
-    """`flops` of a copy in evaluation mode, which loses its gradients."""
+    """Multiply-adds of each input, by a copy in evaluation mode, which loses its gradients."""
     counter, fused = FlopCounterMode(display=False), torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused operations of attention
     try:
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), counter, _Outlines():
             warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)  # the counter adds hooks
-            run(network.requires_grad_(False), first_inputs(inputs, 1))  # the counter cannot follow views that want one
+            run(network.requires_grad_(False), inputs)  # the counter cannot follow views that want a gradient
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-    return counter.get_total_flops() // 2  # torch counts a multiply-add as two
+    return counter.get_total_flops() // (2 * max(1, batch_size(inputs)))  # torch counts a multiply-add as two
 
 
 class _Outlines(TorchFunctionMode):

@@ -106,7 +106,8 @@ def _sweep(first, second, length, members, n, capacity):
     degree = np.zeros(k, np.int64)
     parent = np.arange(k)
     trees, joined = np.zeros((k - 1, 2)), 0
-    loops, dead, live = np.empty((16 * capacity, 2)), 0, 0
+    loops, dead = np.empty((16 * capacity, 2)), 0
+    live = np.int64(0)  # a literal 0 has a type of its own, for which `_kill` would be compiled once more
     slots = np.arange(capacity)  # the first `live` hold the live classes, the others are free
     born = np.empty(capacity, np.int64)  # the edge that started the class
     alpha = np.zeros((capacity, k, words), np.uint64)
@@ -183,7 +184,13 @@ def _extend(alpha, touch, near, u, v, ones, broken):
 
 @kernel
 def _kill(alpha, rows, touch, born, slots, live, lune, u, v, broken):
-    """Let classes die until all extend over the lune. Return how many live; the dead follow them in `slots`."""
+    """Let classes die until all extend over the lune. Return how many live, first in `slots`; sort `broken` by age."""
+    for c in range(1, len(broken)):
+        i, at = broken[c], c
+        while at and born[broken[at - 1]] > born[i]:
+            broken[at] = broken[at - 1]
+            at -= 1
+        broken[at] = i
     witness = 0
     while lune[witness] == 0:
         witness += 1
@@ -192,17 +199,14 @@ def _kill(alpha, rows, touch, born, slots, live, lune, u, v, broken):
     for c in range(len(broken)):
         x = alpha[broken[c], u] ^ alpha[broken[c], v]
         defect[c] = (~x if x[witness] & low else x) & lune
-    order = np.argsort(born[broken])
-    for c in order[::-1]:  # youngest first
+    for c in range(len(broken) - 1, -1, -1):  # youngest first
         word = 0
         while word < len(lune) and defect[c, word] == 0:
             word += 1
         if word == len(lune):
             continue  # an addition has mended it
         low = defect[c, word] & (~defect[c, word] + np.uint64(1))
-        for older in order:
-            if older == c:
-                break
+        for older in range(c):
             if defect[older, word] & low:
                 defect[older] ^= defect[c]
                 _add(alpha, rows, touch, broken[c], broken[older])
@@ -313,7 +317,7 @@ def _on_a_line(full, part):
     """
     left = np.empty(len(full) + len(part) + 1)  # with the sign changed: both are min-heaps
     right = np.empty(len(full) + len(part) + 1)
-    lefts, rights, i, j, cost, x = 0, 0, 0, 0, 0.0, 0.0
+    lefts, rights, i, j, cost, x = np.int64(0), np.int64(0), 0, 0, 0.0, 0.0  # as in `_sweep`
     while i < len(full) or j < len(part):
         if j == len(part) or (i < len(full) and full[i] < part[j]):
             x = full[i]

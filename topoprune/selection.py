@@ -19,7 +19,7 @@ from topoprune import budget, criteria
 from topoprune.coupling import LAYERS, Coupling, Kept, width
 from topoprune.functional import responses
 from topoprune.genetic import Search, check_number
-from topoprune.network import PruningWarning, structure
+from topoprune.network import PruningWarning, Structure, structure
 from topoprune.topological import METRIC, among_living, points, topological
 
 LAYER_CRITERIA: dict[str, Callable] = {
@@ -161,23 +161,10 @@ def run_selection(
     check_arguments(method, ratio, round_to, minimum, options)
     check_number("seed", seed, 0)
     target = budget.target_of({"flops": flops, "parameters": parameters, "latency_ms": latency_ms}, ratio)
-    types = types if isinstance(types, tuple) else (types,)
-    layers = [layers] if isinstance(layers, str) else layers
     ignored = set(ignored_layers(model, ignore))
-    found = structure(model, example_inputs, types, check)
-    couplings = [c for c in found.couplings if ignored.isdisjoint(c.layers)]
-    left = found.left_whole | {
-        layer: "it is ignored" if layer in ignored else "it is coupled to a layer that is ignored"
-        for coupling in found.couplings
-        for layer in coupling.layers
-        if not any(layer in c.layers for c in couplings)
-    }
-    couplings = [c for c in couplings if layers is None or not set(layers).isdisjoint(c.layers)]
-    if layers is not None and (unknown := set(layers) - {layer for c in couplings for layer in c.layers}):
-        raise ValueError(f"unknown layer {sorted(unknown)[0]!r}: see topoprune.couplings for those that can be pruned")
+    found = structure(model, example_inputs, types if isinstance(types, tuple) else (types,), check)
     _warn(model, {layer: reason for layer, reason in found.left_whole.items() if layer not in ignored})
-    if not couplings:
-        raise ValueError("nothing to prune: every layer is left whole or ignored")
+    couplings, left = _prunable(found, ignored, [layers] if isinstance(layers, str) else layers)
     names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
     ratios = budget.ratios_of(couplings, ratio, names)
     held = {
@@ -204,6 +191,26 @@ def run_selection(
     whole = {} if layers is not None else {layer: list(range(width(model, layer))) for layer in left}
     kept = whole | _kept(couplings, chosen)
     return Selection({name: kept[name] for name in names if name in kept}, seconds, searches, left)
+
+
+def _prunable(
+    found: Structure, ignored: set[str], layers: Sequence[str] | None
+) -> tuple[list[Coupling], dict[str, str]]:
+    """The couplings to choose in, and each layer that is left whole -> why."""
+    couplings = [c for c in found.couplings if ignored.isdisjoint(c.layers)]
+    free = {layer for c in couplings for layer in c.layers}
+    left = found.left_whole | {
+        layer: "it is ignored" if layer in ignored else "it is coupled to a layer that is ignored"
+        for coupling in found.couplings
+        for layer in coupling.layers
+        if layer not in free
+    }
+    if unknown := set(layers or ()) - free:
+        raise ValueError(f"unknown layer {sorted(unknown)[0]!r}: see topoprune.couplings for those that can be pruned")
+    couplings = [c for c in couplings if layers is None or not set(layers).isdisjoint(c.layers)]
+    if not couplings:
+        raise ValueError("nothing to prune: every layer is left whole or ignored")
+    return couplings, left
 
 
 def _choose(model, example_inputs, couplings, counts, method, seed, limits, target, options):

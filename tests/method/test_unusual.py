@@ -681,3 +681,24 @@ def test_what_changes_in_float64_too_is_a_difference():
 
     with pytest.raises(ValueError, match="nothing to prune: every layer must stay whole, a because"):
         prune(Counts(), torch.randn(2, 4, 12, 12), "l1")
+
+
+class Pairs(nn.Module):
+    """Compares the halves of a batch, so it takes no single input."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+    def forward(self, x):
+        first, second = x.chunk(2)
+        return self.body(first) - self.body(second)
+
+
+@pytest.mark.parametrize("target", [{"ratio": 0.5}, {"flops": 0.5}, {"parameters": 0.5}])
+def test_a_network_that_takes_no_single_input_is_pruned(target):
+    images = torch.randn(4, 3, 8, 8)
+    result = prune(Pairs(), images, method="l1", **target)
+    assert result.after.flops == topoprune.flops(result.model.body, images) < result.before.flops
+    with pytest.raises(ValueError, match=r"does not run on example inputs of shape \(4, 2, 8, 8\)"):
+        topoprune.flops(Pairs(), torch.randn(4, 2, 8, 8))
