@@ -4,7 +4,7 @@ import importlib.util
 from dataclasses import dataclass, field
 
 import pytest
-from pages import ROOT, SITE
+from pages import ROOT, SITE, theme_of
 
 KNOWN = "Identifier 'THEBE_JS_URL' has already been declared"  # sphinx-thebe adds its script twice
 MATH_IS_SET = "() => window.MathJax?.startup?.promise?.then(() => true) ?? true"
@@ -55,10 +55,11 @@ def browser():
 
 @pytest.fixture(scope="session")
 def views(browser, address):
-    """One tab for each theme, as a function of page and theme; a page that the tab shows is not loaded again."""
+    """One tab for each theme, as a function of the page; a page that its tab shows is not loaded again."""
     tabs = {}
 
-    def show(name, theme):
+    def show(name):
+        theme = theme_of(name)
         if theme not in tabs:
             tabs[theme] = _tab(browser, address, theme)
         tab = tabs[theme]

@@ -12,7 +12,13 @@ SITE = Path(os.environ.get("TOPOPRUNE_SITE") or ROOT / "_build" / "html")  # rea
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("book/*.html"))
 WITHOUT_ARTICLE = ["search.html", "genindex.html"]
 SOURCES = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("_modules/**/*.html"))
+THEMES = ("light", "dark")
 ATTRIBUTES = {"a": "href", "link": "href", "img": "src", "script": "src", "source": "srcset", "object": "data"}
+
+
+def theme_of(name: str) -> str:
+    """The theme in which a page is seen: one after the other in turn, as pages share their styles and scripts."""
+    return THEMES[(PAGES + WITHOUT_ARTICLE).index(name) % len(THEMES)]
 
 
 def broken_links(name: str) -> list[str]:

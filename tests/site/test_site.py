@@ -12,7 +12,6 @@ pytestmark = pytest.mark.site
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 REPEATED = [["tbody tr:nth-child(n+6)"], ["dl.py ~ dl.py ~ dl.py ~ dl.py"]]  # drawn as the first few are
-THEMES = ("light", "dark")
 WIDTHS = (1280, 360)
 
 
@@ -36,9 +35,9 @@ def test_links_and_images_lead_somewhere(page):
     assert broken_links(page) == []
 
 
-@pytest.mark.parametrize(("page", "theme"), by_page(*((theme,) for theme in THEMES)))
-def test_a_page_loads_without_errors_and_asks_no_other_host(views, page, theme):
-    assert views(page, theme).errors == []
+@pytest.mark.parametrize("page", by_page())
+def test_a_page_loads_without_errors_and_asks_no_other_host(views, page):
+    assert views(page).errors == []
 
 
 OVERFLOWING = """() => {
@@ -72,7 +71,7 @@ OVERFLOWING = """() => {
 
 @pytest.mark.parametrize(("page", "width"), by_page(*((width,) for width in WIDTHS)))
 def test_nothing_runs_out_of_its_column(views, page, width):
-    tab = views(page, "light").page  # a theme changes colours alone
+    tab = views(page).page
     tab.set_viewport_size({"width": width, "height": 900})
     try:
         found = tab.evaluate(OVERFLOWING)
@@ -84,15 +83,13 @@ def test_nothing_runs_out_of_its_column(views, page, width):
 @pytest.mark.parametrize("page", by_page())
 def test_axe_finds_no_serious_fault(views, page):
     assert_no_serious_fault(
-        views(page, "light").page, {"include": [["html"]]}, {"rules": {"color-contrast": {"enabled": False}}}
+        views(page).page, {"include": [["html"]]}, {"rules": {"color-contrast": {"enabled": False}}}
     )
 
 
 @pytest.mark.parametrize("page", by_page())
 def test_axe_finds_enough_contrast(views, page):
-    """In one theme a page, in turn: pages share their styles, so both themes see all of them."""
-    theme = THEMES[(PAGES + WITHOUT_ARTICLE).index(page) % len(THEMES)]
-    assert_no_serious_fault(views(page, theme).page, {"exclude": REPEATED}, {"runOnly": ["color-contrast"]})
+    assert_no_serious_fault(views(page).page, {"exclude": REPEATED}, {"runOnly": ["color-contrast"]})
 
 
 def assert_no_serious_fault(tab, context, options):
@@ -110,7 +107,7 @@ def assert_no_serious_fault(tab, context, options):
 
 @pytest.mark.parametrize("page", by_page())
 def test_a_page_has_its_title(views, page):
-    tab = views(page, "light").page
+    tab = views(page).page
     (heading,) = tab.locator("main h1:visible").all_inner_texts()
     assert heading.rstrip("#\n").strip()
     assert page in WITHOUT_ARTICLE or heading.rstrip("#\n").split(". ")[-1].strip() in tab.title()
@@ -118,7 +115,7 @@ def test_a_page_has_its_title(views, page):
 
 @pytest.mark.parametrize("page", by_page())
 def test_mathematics_is_set(views, page):
-    tab = views(page, "light").page
+    tab = views(page).page
     assert tab.locator("main .math").count() == tab.locator("main .math:has(mjx-container)").count()
     assert tab.locator("[data-mml-node=merror]").count() == 0
     prose = tab.evaluate("""() => {
