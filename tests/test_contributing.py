@@ -41,7 +41,8 @@ def test_the_site_is_looked_at_as_the_text_says():
     assert re.findall(r"at (\d+) and (\d+) pixels", CONTRIBUTING.replace("\n", " ")) == re.findall(
         r"^WIDTHS = \((\d+), (\d+)\)", source, re.MULTILINE
     )
-    assert 'THEMES = ("light", "dark")' in source
+    assert "in light or dark, in turn" in CONTRIBUTING.replace("\n", " ")
+    assert 'THEMES = ("light", "dark")' in (ROOT / "tests" / "site" / "pages.py").read_text()
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(r"^test-all: test test-slow site-test ", makefile, re.MULTILINE)
     assert {"slow", "site"} == set(
