@@ -109,7 +109,7 @@ def undisturbed() -> Iterator[None]:
 def plain_tensors() -> Iterator[None]:
     """Work outside the caller's inference mode, autocast, compiler and random numbers, and without warnings."""
     eager = torch.compiler.set_stance("force_eager")  # compiled code cannot be followed
-    with torch.inference_mode(False), _without_autocast(), _forked_random_numbers(), eager, warnings.catch_warnings():
+    with undisturbed(), _without_autocast(), eager, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the network's own forward
         with _without_tf32():
             yield
