@@ -165,3 +165,9 @@ def integers(layer: str, chosen: Any) -> list[int]:
         what = f"{indices.dtype} of shape {indices.shape}"
         raise ValueError(f"{layer} needs integer indices, got {what}: numpy.flatnonzero makes them of a mask")
     return indices.tolist()
+
+
+def composed(first: Kept, second: Kept) -> Kept:
+    """Indices of the original filters, of a choice among those that an earlier choice kept."""
+    later = {layer: [first[layer][i] for i in chosen] if layer in first else chosen for layer, chosen in second.items()}
+    return {**first, **later}

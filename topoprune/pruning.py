@@ -14,7 +14,7 @@ from torch import nn
 from topoprune.budget import RATIO, TARGETS, absolute_target, ratio_of, ratios_of, target_of
 from topoprune.compensation import check_images
 from topoprune.costs import Cost, cost, flops
-from topoprune.coupling import Kept, width, widths
+from topoprune.coupling import Kept, composed, width, widths
 from topoprune.genetic import check_number
 from topoprune.network import PruningWarning, check_refit, remove
 from topoprune.passes import first_inputs
@@ -157,7 +157,7 @@ def prune(
         part = ratio if steps == 1 or what else _remaining_ratios(model, current, ratio, done)
         chosen = run_selection(current, example_inputs, method, part, seed, **options)
         seconds += chosen.seconds
-        kept = _composed(kept, chosen.kept)
+        kept = composed(kept, chosen.kept)
         current = remove(current, example_inputs, chosen.kept, options.get("check", True), images, compensation)
         if between is not None and step < steps and not dry_run:
             current = _tuned(between, current, step)
@@ -214,8 +214,3 @@ def _tuned(between: Callable[[nn.Module, int], Any], current: nn.Module, step: i
     if widths(tuned) != before:
         raise ValueError(f"between must keep layers, names and filters, got {type(tuned).__name__}: return no wrapper")
     return tuned
-
-
-def _composed(first: Kept, second: Kept) -> Kept:
-    """Indices of the original filters, of a choice among those that an earlier choice kept."""
-    return {layer: [first[layer][i] for i in chosen] if layer in first else chosen for layer, chosen in second.items()}

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from topoprune import files
 from topoprune.budget import TARGETS
-from topoprune.coupling import Kept
+from topoprune.coupling import Kept, composed
 from topoprune.models import build
 from topoprune.network import remove
 from topoprune.passes import copied, first_inputs
@@ -155,18 +155,8 @@ def prune_file(
     if images is None and (computed or compensation):
         what = "this choice depends" if computed else "compensation depends"
         raise ValueError(f"{what} on what the network computes: give images, a folder or a tensor file")
-    if Path(model).suffix != ".safetensors":
-        network, source = _torchvision(model, weights, classes)
-    elif classes is None and weights in ("DEFAULT", "none"):  # neither downloads anything for a file
-        network, source = _stored(Path(model))
-    else:
-        raise ValueError(f"classes and weights are of torchvision networks: leave them out, {model} has its own")
-    side = 32 if "architecture" in source else 224
-    image = torch.empty(1, 3, side, side, device="cpu")
-    inputs = tree_leaves(_made_from(source["inputs"])) if "inputs" in source else [image]
-    if len(inputs) > 1:
-        raise ValueError(f"{model} takes {len(inputs)} inputs: prune it in Python, with topoprune.prune")
-    shape = list(shape or inputs[0].shape[1:])
+    network, source = _named(model, weights, classes)
+    shape = list(shape or _input_shape(model, source))
     count = IMAGES if functional or compensation else BATCH
     example = _images(images, shape, count) if images else _made_from({"shape": [BATCH, *shape], "type": "float32"})
     files.check_writable(output)
@@ -174,28 +164,44 @@ def prune_file(
     if compensation:
         options["compensation"] = compensation
     result = prune(network, example, method, ratio, seed, compensate=example if compensation else None, **options)
-    report = {
-        "model": model,
-        "method": method,
-        "ratio": ratio if all(options.get(name) is None for name in TARGETS) else None,
-        "seed": seed,
-        "shape": shape,
-        **options,
+    ratio = ratio if all(options.get(name) is None for name in TARGETS) else None
+    asked = {"model": model, "method": method, "ratio": ratio, "seed": seed, "shape": shape, **options}
+    text = json.dumps(asked | _told(result), indent=2, default=lambda value: getattr(value, "__name__", str(value)))
+    if result.model is not None:
+        kept = composed(source.pop("kept", {}), result.kept)
+        save(result.model, output, source, kept, example[:2])
+        files.write(output.with_suffix(".json"), text.encode())
+    return result, json.loads(text)
+
+
+def _told(result: Pruned) -> dict[str, Any]:
+    """A result as JSON values, without its network."""
+    return {
         "selection_seconds": result.seconds,
         "before": asdict(result.before),
         "after": asdict(result.after),
         "kept": result.kept,
         "left_whole": result.left_whole,
     }
-    text = json.dumps(report, indent=2, default=lambda value: getattr(value, "__name__", str(value)))
-    if result.model is not None:
-        before = source.pop("kept", {})
-        kept = {
-            layer: [before[layer][i] for i in own] if layer in before else own for layer, own in result.kept.items()
-        }
-        save(result.model, output, source, {**before, **kept}, example[:2])
-        files.write(output.with_suffix(".json"), text.encode())
-    return result, json.loads(text)
+
+
+def _named(model: str, weights: str, classes: int | None) -> tuple[nn.Module, dict]:
+    """The network of a file or of a torchvision name, and how it is built."""
+    if Path(model).suffix != ".safetensors":
+        return _torchvision(model, weights, classes)
+    if classes is None and weights in ("DEFAULT", "none"):  # neither downloads anything for a file
+        return _stored(Path(model))
+    raise ValueError(f"classes and weights are of torchvision networks: leave them out, {model} has its own")
+
+
+def _input_shape(model: str, source: dict) -> list[int]:
+    """(channels, height, width) of an input, without the batch."""
+    inputs = tree_leaves(_made_from(source["inputs"])) if "inputs" in source else None
+    if inputs is None:
+        return [3, 32, 32] if "architecture" in source else [3, 224, 224]
+    if len(inputs) > 1:
+        raise ValueError(f"{model} takes {len(inputs)} inputs: prune it in Python, with topoprune.prune")
+    return list(inputs[0].shape[1:])
 
 
 def _stored(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, dict]:
