@@ -192,7 +192,7 @@ def execute(path: Path, parameters: dict) -> float:
 
 def publish(path: Path, parameters: dict, seconds: float) -> None:
     """Move an executed chapter into the stage, without what was printed to stderr, and note where it came from."""
-    from topoprune._engine.precision import default_device
+    from topoprune.study.execution import default_device
     from topoprune.study.provenance import provenance
 
     notebook = nbformat.read(_partial(path), as_version=4)
@@ -251,7 +251,7 @@ def _origin() -> str:
 def _one_a_core_or_device(device: str | None) -> int:
     import torch
 
-    from topoprune._engine.precision import default_device
+    from topoprune.study.execution import default_device
 
     if (device or default_device()).startswith("cuda"):
         return max(1, torch.cuda.device_count())

@@ -37,7 +37,7 @@ def _run(options) -> None:
     from topoprune import study
     from topoprune.study import workers
 
-    if getattr(options, "allow_dirty", False):
+    if options.allow_dirty:
         os.environ["TOPOPRUNE_ALLOW_DIRTY"] = "1"  # workers inherit it
     wanted = study.specs(options.profile, options.seeds, options.methods, options.ratios)
     arguments = options.profile, wanted, options.device, options.force
@@ -162,7 +162,7 @@ def _add_prune(commands) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the method, as space=folded, search=farthest or generations=20",
+        help="option of the method, as space=folded, search=farthest or generations=20",
     )
     add(
         "--weights",
@@ -182,13 +182,13 @@ def _add_prune(commands) -> None:
         help="refit the next layers on the images, without labels (default convolution); some 1,000 images or more",
     )
     add("--device", default="cpu")
-    add("--dry-run", action="store_true", help="say what would go, write nothing")
+    add("--dry-run", action="store_true", help="say what would be removed, write nothing")
     prune.set_defaults(call=_prune)
 
 
 def _add_study(commands) -> None:
-    run = commands.add_parser("run", help="run what the records of a profile lack")
-    run.add_argument("--force", action="store_true", help="run again what is there already")
+    run = commands.add_parser("run", help="run the trials of a profile that have no record")
+    run.add_argument("--force", action="store_true", help="run again the trials that have a record")
     run.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     run.add_argument("--allow-dirty", action="store_true", help="publish records of code that is not committed")
     where = run.add_mutually_exclusive_group()
@@ -199,10 +199,10 @@ def _add_study(commands) -> None:
         "--scheduler", metavar="ADDRESS", help="a Dask cluster that shares the cache folder, as tcp://host:8786"
     )
     run.set_defaults(call=_run)
-    status = commands.add_parser("status", help="what is done, runs, failed and waits, and the time left")
-    status.add_argument("--watch", action="store_true", help="again and again, until nothing is left")
+    status = commands.add_parser("status", help="show finished, running, failed and waiting trials, and the time left")
+    status.add_argument("--watch", action="store_true", help="repeat until nothing is left")
     status.add_argument(
-        "--every", type=seconds, default=5.0, metavar="SECONDS", help="between two looks of --watch (default 5)"
+        "--every", type=seconds, default=5.0, metavar="SECONDS", help="between two updates of --watch (default 5)"
     )
     status.set_defaults(call=_status)
     for command in (run, status):

@@ -43,14 +43,14 @@ def ratios_of(
     """
     for pattern in _rules(ratio):
         if pattern not in layers and not any(fnmatchcase(layer, pattern) for layer in layers):
-            raise ValueError(f"ratio names {pattern!r}, which no layer matches: they are {', '.join(layers)}")
+            raise ValueError(f"ratio names {pattern!r}, which no layer matches: the layers are {', '.join(layers)}")
     return [min(ratio_of(layer, ratio) for layer in coupling.layers) for coupling in couplings]
 
 
-def not_pruned(couplings: Sequence[Coupling], ratio: Any, layers: Mapping[str, str | None]) -> dict[str, str]:
-    """Layers that a pattern names, where no layer that it matches is pruned -> why.
+def without_effect(couplings: Sequence[Coupling], ratio: Any, layers: Mapping[str, str | None]) -> dict[str, str]:
+    """Layer -> why it is not pruned, for patterns that match no pruned layer.
 
-    A ratio that names every layer, as `topoprune.prune` makes it in steps, says nothing of what was meant.
+    A ratio that names every layer comes from the steps of `topoprune.prune`, and is not judged.
 
     Args:
         layers: name -> why it is left whole; None if that is not known.
@@ -84,14 +84,14 @@ def _rules(ratio: Any) -> dict[str, Any]:
     return dict(ratio) if isinstance(ratio, Mapping) else {"*": ratio}
 
 
-def target_of(targets: Mapping[str, Any], ratio: Any = RATIO) -> tuple[str, float | int] | None:
+def single_target(targets: Mapping[str, Any], ratio: Any = RATIO) -> tuple[str, float | int] | None:
     """The name and value of the target that is not None, if any. Reject several, and a value that is not above 0.
 
     A `ratio` that is given beside a target, and is not the default, would be ignored: it is rejected.
     """
     given = {name: value for name, value in targets.items() if value is not None}
     if len(given) > 1:
-        raise ValueError(f"one target at a time, got {' and '.join(given)}")
+        raise ValueError(f"one target at a time, got {' and '.join(given)}: leave all but one out")
     for name, value in given.items():
         if not isinstance(value, Real) or not float(value) > 0:
             raise ValueError(f"{name} must be above 0, got {value!r}: it is what should remain")
@@ -105,7 +105,7 @@ def absolute_target(name: str, value: float | int, whole: float | int) -> float 
     return value * whole if value <= 1 and name != "latency_ms" else value
 
 
-def remaining(coupling: Coupling, count: int, round_to: int = 1, minimum: int = 1) -> int:
+def allowed_count(coupling: Coupling, count: int, round_to: int = 1, minimum: int = 1) -> int:
     """Round `count` up to the allowed number of choices: at least `minimum` filters, a multiple of `round_to`.
 
     A layer with fewer filters than that stays whole.
@@ -116,7 +116,7 @@ def remaining(coupling: Coupling, count: int, round_to: int = 1, minimum: int = 
     return min(coupling.choices, math.ceil(count / step) * step)
 
 
-def towards(
+def counts_at(
     couplings: Sequence[Coupling], shape: Callable[[list[int]], list[int]], measure: Callable, goal: float | int
 ):
     """The counts along the rising uniform ratio at which a measure is nearest to its goal.
@@ -134,9 +134,14 @@ def towards(
         return shape([c.choices - int(n) for c, n in zip(couplings, gone, strict=True)])
 
     measured = cache(lambda removals: measure(counts(removals)))
-    enough = bisect_left(range(len(steps) + 1), -goal, key=lambda removals: -measured(removals))
+    enough = _removals_to(goal, measured, len(steps))
     near = max(enough - 1, 0), min(enough, len(steps))
     return counts(min(near, key=lambda removals: abs(measured(removals) - goal)))
+
+
+def _removals_to(goal: float | int, measured: Callable[[int], float | int], most: int) -> int:
+    """Fewest removals after which a falling measure is at most `goal`; `most` + 1 if it never is."""
+    return bisect_left(range(most + 1), -goal, key=lambda removals: -measured(removals))
 
 
 def by_scores(
@@ -146,9 +151,9 @@ def by_scores(
     measure: Callable[[Chosen], float | int],
     goal: float | int,
 ) -> Chosen:
-    """Remove the least important filters, wherever they are, until a measure reaches its goal.
+    """Remove the filters of the lowest scores in the whole network until a measure reaches its goal.
 
-    Filters that would overshoot the goal are passed over, and smaller ones follow. Every coupling keeps its `least`
+    A filter that would overshoot the goal is skipped, and cheaper ones are tried. Every coupling keeps its `least`
     most important choices. It loses them in `steps`, judged by their mean score; what exceeds a multiple goes first.
     """
     ranked = [score.argsort(descending=True, stable=True).tolist() for score in scores]
@@ -168,7 +173,7 @@ def by_scores(
         return [sorted(set(best) - lost) for best, lost in zip(ranked, away, strict=True)]
 
     measured = cache(lambda removals: measure(kept(order[:removals])))
-    enough = bisect_left(range(len(order) + 1), -goal, key=lambda removals: -measured(removals))
+    enough = _removals_to(goal, measured, len(order))
     gone = order[: max(enough - 1, 0)]  # the last state that does not fall below the goal
     best, gap = kept(gone), measured(len(gone)) - goal
     saved: dict[int, float] = {}
@@ -184,7 +189,7 @@ def by_scores(
     return best
 
 
-def measures(
+def cost_function(
     model: nn.Module, example_inputs: Any, couplings: Sequence[Coupling], what: str
 ) -> Callable[[Chosen | list[int]], int | float]:
     """A function that gives "flops", "parameters" or "latency_ms" of the network with some choices kept.
@@ -214,7 +219,7 @@ def measures(
 
 
 def _outline(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
-    """The network and as few inputs as it takes, without values where it runs so."""
+    """The network and the fewest inputs that it takes, on the "meta" device if it runs there."""
     with running_copy(model) as network:
         few = fewest(network, example_inputs)
     outline = copied(model).to("meta")

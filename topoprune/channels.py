@@ -10,9 +10,11 @@ The idea of one dependency graph for any architecture is that of Fang et al., "D
 Pruning", CVPR 2023. Here the graph joins slices of parameters, not layers.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,17 +45,13 @@ FIXED = -1
 class Axis(NamedTuple):
     """An axis of a parameter or buffer, by the name in `named_parameters` or `named_buffers`."""
 
-    tensor: str
-    axis: int
+    name: str
+    dim: int
 
-
-@dataclass
-class Writer:
-    """A layer whose weight writes channels: `axis` of the weight is repeated once for each of `blocks`."""
-
-    layer: str
-    axis: Axis
-    blocks: int = 1
+    @property
+    def layer(self) -> str:
+        """Name of the module that holds it."""
+        return self.name.rpartition(".")[0]
 
 
 @dataclass
@@ -65,7 +63,7 @@ class Channels:
         size: axis -> its length.
         component: number -> the set of linked numbers that it belongs to.
         fixed: component -> why it is never removed.
-        writers: the layers whose weights write channels, in the order of the first call.
+        writers: axis of a weight that writes channels -> how often its numbers repeat, in the order of the first call.
         readers: axes of weights that read channels.
         norms: normalisation layer -> the components of its input channels.
         follows: layer -> its BatchNorm, which alone reads its output and reads nothing else.
@@ -75,10 +73,10 @@ class Channels:
     size: dict[Axis, int]
     component: np.ndarray
     fixed: dict[int, str]
-    writers: list[Writer]
+    writers: dict[Axis, int]
     readers: set[Axis]
-    norms: dict[str, np.ndarray] = field(default_factory=dict)
-    follows: dict[str, str] = field(default_factory=dict)
+    norms: dict[str, np.ndarray]
+    follows: dict[str, str]
 
     def components(self, axis: Axis) -> np.ndarray:
         """(n,) the component of every index of an axis."""
@@ -96,15 +94,11 @@ def trace(model: nn.Module, passes: Iterable) -> Channels:
         The channels of all passes together.
     """
     follower = _Follower(model)
-    hooks = [
-        hook
-        for name, module in model.named_modules()
-        for hook in (
-            module.register_forward_pre_hook(lambda module, inputs, name=name: follower.enter(name, module, inputs)),
-            module.register_forward_hook(lambda module, inputs, output: follower.leave()),
-        )
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            enter = partial(follower.enter, name)
+            hooks.enter_context(module.register_forward_pre_hook(enter))
+            hooks.enter_context(module.register_forward_hook(lambda *_: follower.leave()))
         for forward in passes:
             follower.inside.clear()
             with torch.no_grad(), follower, _Followable():
@@ -112,17 +106,14 @@ def trace(model: nn.Module, passes: Iterable) -> Channels:
             for tensor in tensors_in(output):
                 follower.fix(follower.labels(tensor), "its channels are an output of the network")
                 follower.read(tensor)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return follower.result()
 
 
 class _Followable(TorchFunctionMode):
-    """Computes the same in steps that can be followed.
+    """Replace two functions by equivalents that can be followed.
 
-    A linear layer reads contiguous inputs: others PyTorch multiplies by an expanded weight. Circular padding joins
-    slices: PyTorch writes into an empty tensor.
+    PyTorch multiplies inputs of a linear layer that are not contiguous by an expanded weight. It implements circular
+    padding by writing into an empty tensor.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -159,7 +150,7 @@ class _Follower(TorchDispatchMode):
         self.size: dict[Axis, int] = {}
         self.links: list[tuple[Tensor, Tensor]] = []
         self.fixes: list[tuple[Tensor, str]] = []
-        self.writers: dict[Axis, Writer] = {}
+        self.writers: dict[Axis, int] = {}
         self.readers: set[Axis] = set()
         self.norms: dict[str, Tensor] = {}
         self.batch_norms = {
@@ -209,11 +200,10 @@ class _Follower(TorchDispatchMode):
             for one in np.unique(component[numbers.numpy()]):
                 fixed.setdefault(int(one), reason)
         norms = {name: component[numbers.numpy()] for name, numbers in self.norms.items()}
-        writers = [*self.writers.values()]
-        return Channels(self.start, self.size, component, fixed, writers, self.readers, norms, self._follows())
+        return Channels(self.start, self.size, component, fixed, self.writers, self.readers, norms, self._follows())
 
     def _follows(self) -> dict[str, str]:
-        """Layer -> BatchNorm, of the reads whose two sides have no other."""
+        """Layer -> BatchNorm, if nothing else reads the layer and the BatchNorm reads nothing else."""
         layers, norms = Counter(layer for layer, _ in self.reads), Counter(norm for _, norm in self.reads)
         alone = [pair for pair in self.reads if layers[pair[0]] == norms[pair[1]] == 1]
         return dict(sorted((layer, norm) for layer, norm in alone if layer and norm))
@@ -238,9 +228,10 @@ class _Follower(TorchDispatchMode):
         for tensor in inputs:
             self.read(tensor, norm if norm and tensor is args[0] else None)
         if name == "convolution":
-            return self._convolution(output, *args)
+            self._convolution(output, *args)
+            return
         if name in ("addmm", "mm", "linear") and self._linear(name, args, output):
-            return None
+            return
         for tensor in inputs:
             if sum(size > 1 for size in tensor.shape) > 1:
                 self._fix_parameter(tensor, f"{name} in {self._place()} uses its weight as it is")
@@ -263,10 +254,9 @@ class _Follower(TorchDispatchMode):
             self._elementwise(inputs, output)
         else:
             self._give_up(name, args, kwargs)
-        return None
 
     def _give_up(self, name: str, args: tuple, kwargs: dict) -> None:
-        """Nothing that an operation reads can be removed, because it cannot be followed."""
+        """Fix all channels that an unknown operation reads."""
         for tensor in _tensors(args, kwargs):
             self.fix(self.labels(tensor), f"{name} in {self._place()} mixes its channels")
             self._fix_parameter(tensor, f"{name} in {self._place()} is not known")
@@ -319,8 +309,8 @@ class _Follower(TorchDispatchMode):
         if bias is not None:
             self._link(numbers, self._row(bias, 0))
         self._set(output, numbers.view([-1 if i == at else 1 for i in range(output.ndim)]))
-        self.outputs[id(output)] = axis.tensor.rpartition(".")[0]
-        self.writers.setdefault(axis, Writer(axis.tensor.rpartition(".")[0], axis, blocks))
+        self.outputs[id(output)] = axis.layer
+        self.writers.setdefault(axis, blocks)
 
     def _batch_norm(self, output: Any, images: Tensor, *vectors: Tensor | None) -> None:
         row = self._row(images, 1)
@@ -427,7 +417,7 @@ class _Follower(TorchDispatchMode):
     def _fix_parameter(self, tensor: Tensor, reason: str) -> None:
         """Fix all axes of a tensor, if it is a parameter."""
         name = self._parameter(tensor)
-        for axis in [axis for axis in self.start if axis.tensor == name]:
+        for axis in [axis for axis in self.start if axis.name == name]:
             self.fix(self._numbers(*axis), reason)
 
     def _link(self, a: Tensor, b: Tensor) -> None:

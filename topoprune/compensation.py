@@ -13,6 +13,7 @@ Least squares on the feature maps are those of He et al., "Channel Pruning for A
 ICCV 2017. There they follow a Lasso layer by layer; here they follow any choice of filters.
 """
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -22,22 +23,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from topoprune.consumers import Consumer, consumers_of, is_regression
+from topoprune.consumers import Consumer, consumers_of, is_stock_layer
 from topoprune.coupling import Coupling
 from topoprune.cutting import without
 from topoprune.passes import batch_size, each_tensor, run, seed_generators
-from topoprune.regression import Moments, regression
+from topoprune.regression import Moments, ridge_regression
 from topoprune.unfolding import POSITIONS, blocks_of, maps_of, output_axis, patches, sampled, set_blocks
 from topoprune.unlabelled import batches_of
 
 MODES = ("channels", "convolution")
 HELD_OUT = 4  # every fourth image is held out
-CACHE = 2**30  # bytes for what the dense network computes
+CACHE_BYTES = 2**30  # bytes for what the dense network computes
 
 Read = Callable[[Consumer, Any, Tensor, Tensor, int], Any]
-"""A function that says what to take from a call. It gets the consumer, its module, inputs, outputs and a seed."""
+"""(consumer, module, inputs, outputs, seed) -> what to record of a call."""
 
-_LOG = logging.getLogger("topoprune")
+log = logging.getLogger("topoprune")
 
 
 def check_images(images: Any, mode: str) -> None:
@@ -55,7 +56,10 @@ def check_images(images: Any, mode: str) -> None:
     if isinstance(images, Iterator):
         raise ValueError("compensate is an iterator, empty after one pass: pass a list of batches or a DataLoader")
     if images is not None and not isinstance(images, Iterable):
-        raise ValueError(f"compensate must be images or batches of images, got {type(images).__name__}")
+        raise ValueError(
+            f"compensate must be images or batches of images, got {type(images).__name__}: pass a tensor, a list of "
+            "batches or a DataLoader"
+        )
 
 
 def refit(
@@ -63,8 +67,8 @@ def refit(
     small: nn.Module,
     removed: dict[Coupling, np.ndarray],
     images: Any,
-    mode: str = "convolution",
-    follows: dict[str, str] | None = None,
+    mode: str,
+    follows: dict[str, str],
 ) -> None:
     """Refit the consumers of removed channels in place, then recalibrate every BatchNorm on the same images.
 
@@ -112,23 +116,18 @@ def refit(
 
 
 def to_refit(
-    dense: nn.Module,
-    removed: dict[Coupling, np.ndarray],
-    images: Any,
-    mode: str = "convolution",
-    follows: dict[str, str] | None = None,
+    dense: nn.Module, removed: dict[Coupling, np.ndarray], images: Any, mode: str, follows: dict[str, str]
 ) -> tuple[list, nn.Module, list[Consumer]]:
     """The batches, the network without the removed choices, and its consumers in forward order, see `refit`.
 
     Raises:
         ValueError: images that `refit` cannot use.
     """
-    check_images(images, mode)
     if any(parameter.is_meta for parameter in dense.parameters()):
         raise ValueError("a network on the meta device has no weights to compensate: load them first")
     batches, pruned = batches_of(images, dense), without(dense, removed)
     with torch.no_grad():
-        found = consumers_of(dense, pruned, removed, mode, follows or {})
+        found = consumers_of(dense, pruned, removed, mode, follows)
         return batches, pruned, _in_order_of_call(found, dense, batches)
 
 
@@ -150,7 +149,7 @@ def _in_order_of_call(consumers: list[Consumer], dense: nn.Module, batches: list
             called[consumer] = None
     for consumer in consumers:
         if consumer not in called:
-            _LOG.info("%s is not compensated: the forward pass does not call it", consumer.layer)
+            log.info("%s is not compensated: the forward pass does not call it", consumer.layer)
     images = sum(map(batch_size, batches))
     for consumer in called:
         needed = max(HELD_OUT, math.ceil(consumer.inputs * images / consumer.rows))
@@ -188,14 +187,10 @@ def _rows(
         if len(found) == calls:
             raise _Reached
 
-    hooks = [module.register_forward_hook(hook, with_kwargs=True) for module in owners]
-    try:
+    with contextlib.ExitStack() as hooks, contextlib.suppress(_Reached):
+        for module in owners:
+            hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
         _forward(network, batch, seed)
-    except _Reached:
-        pass
-    finally:
-        for handle in hooks:
-            handle.remove()
     return found
 
 
@@ -206,13 +201,13 @@ def _forward(network: nn.Module, batch: Any, seed: int) -> None:
 
 
 def _chunks(consumers: list[Consumer]) -> list[list[Consumer]]:
-    """Consecutive consumers whose rows of the dense network fit into `CACHE`, at least one at a time."""
+    """Consecutive consumers whose rows of the dense network fit into `CACHE_BYTES`, at least one at a time."""
     chunks: list[list[Consumer]] = []
     used = 0
     for consumer in consumers:
         columns = consumer.groups * len(consumer.dense) if consumer.mode == "channels" else len(consumer.outputs)
         used += (size := 4 * consumer.rows * columns)
-        if not chunks or used > CACHE:
+        if not chunks or used > CACHE_BYTES:
             chunks.append([])
             used = size
         chunks[-1].append(consumer)
@@ -266,7 +261,10 @@ def _moments(consumer: Consumer, pruned: nn.Module, batches: list, targets: list
     for seed, (batch, wanted) in enumerate(zip(batches, targets, strict=True)):
         found = _rows(pruned, [consumer], batch, seed, _inputs)
         if len(found) < len(wanted):
-            raise ValueError(f"{consumer.layer} is called less often in the pruned network: it cannot be compensated")
+            raise ValueError(
+                f"{consumer.layer} is called less often in the pruned network, so it cannot be refitted: prune without "
+                "compensate, or leave out by ignore= the layers that it reads"
+            )
         for (_, inputs), outputs in zip(found, wanted, strict=True):
             rows = torch.cat([inputs, outputs], 3)
             count = rows.shape[0] * rows.shape[1]
@@ -293,16 +291,17 @@ def _refit(consumer: Consumer, dense: nn.Module, pruned: nn.Module, batches: lis
         weight = blocks_of(module, outputs, consumer.dense)
         metric = torch.einsum("goik,gojk->gij", weight, weight).double()
         plain = torch.eye(weight.shape[2], device=weight.device)[:, consumer.kept].expand(len(weight), -1, -1)
-    found, offset, ridges, share = regression(moments, plain.double(), metric)
-    _LOG.info("%s: ridge %s, held-out error %.3g of that without a refit", consumer.layer, ridges or "none", share)
+    coefficients, offset, ridges, share = ridge_regression(moments, plain.double(), metric)
+    log.info("%s: ridge %s, held-out error %.3g of that without a refit", consumer.layer, ridges or "none", share)
     by_channels = consumer.mode == "channels"
     if by_channels:
         offset = torch.einsum("goik,gi->go", weight, offset.float())
         offset += 0 if module.bias is None else module.bias.view_as(offset)
-        found = torch.einsum("goik,gij->gojk", weight, found.float())
+        coefficients = torch.einsum("goik,gij->gojk", weight, coefficients.float())
     for owner in map(pruned.get_submodule, consumer.names):
-        set_blocks(owner, found.reshape(shape), offset, consumer.pruned)
-    if by_channels and module.bias is not None and not (consumer.absorbed or _reads_each_position_once(module)):
+        set_blocks(owner, coefficients.reshape(shape), offset, consumer.pruned)
+    means_kept = consumer.before_batch_norm or _reads_each_position_once(module)
+    if by_channels and module.bias is not None and not means_kept:
         sets = consumer.groups if output_axis(module) else 1
         wanted = _mean_outputs(dense, consumer, batches).unflatten(0, (sets, -1))[:, consumer.outputs].flatten()
         module.bias += wanted - _mean_outputs(pruned, consumer, batches)
@@ -314,7 +313,7 @@ def _reads_each_position_once(module: Any) -> bool:
     A larger kernel reads the border less often than the rest, whether the layer pads it or another before.
     """
     sizes = (*module.weight.shape[2:], *getattr(module, "stride", ()))
-    return is_regression(module) and set(sizes) <= {1} and not any(getattr(module, "padding", ()))
+    return is_stock_layer(module) and set(sizes) <= {1} and not any(getattr(module, "padding", ()))
 
 
 def _mean_outputs(network: nn.Module, consumer: Consumer, batches: list) -> Tensor:

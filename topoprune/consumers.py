@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from topoprune.channels import Axis
 from topoprune.coupling import LAYERS, Coupling
 
-WIDEST = 8192  # inputs of a regression; each of its matrices then takes half a GiB
+MAX_INPUTS = 8192  # inputs of a regression; each of its matrices then takes half a GiB
 
-_LOG = logging.getLogger("topoprune")
+log = logging.getLogger("topoprune")
 _STOCK = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -27,14 +27,15 @@ class Consumer:
         names: of all modules that have it.
         mode: "channels" or "convolution".
         groups: of a grouped convolution; else 1.
-        centred: whether a bias or a BatchNorm can absorb the means.
-        inputs, by_channels: number of inputs of one regression, and what it would be in mode "channels".
+        centred: whether the regression has an intercept, which a bias or a BatchNorm absorbs.
+        inputs: number of inputs of one regression.
+        by_channels: what it would be in mode "channels".
+        before_batch_norm: whether a BatchNorm absorbs the means of the outputs.
         outputs: (o,) kept indices of the weight's output axis.
         dense, pruned: (channels, positions) where a linear layer reads its inputs, before and after pruning.
         kept: (k,) input channels that are kept, of each group.
-        absorbed: whether a BatchNorm absorbs the means of the outputs.
         calls: in the forward pass of each batch.
-        rows: of the regression.
+        rows: number of rows of the regression.
     """
 
     layer: str
@@ -44,11 +45,11 @@ class Consumer:
     centred: bool
     inputs: int
     by_channels: int
+    before_batch_norm: bool
     outputs: Tensor
     dense: Tensor
     pruned: Tensor
     kept: Tensor
-    absorbed: bool = False
     calls: list[int] = field(default_factory=list)
     rows: int = 0
 
@@ -59,25 +60,23 @@ def consumers_of(
     """The layers that read removed channels and can be refitted."""
     found = []
     for axis in sorted({axis for coupling in removed for axis in coupling.readers}):
-        layer, _, parameter = axis.tensor.rpartition(".")
+        layer = axis.layer
         module: Any = dense.get_submodule(layer)
-        if not (isinstance(module, LAYERS) and parameter == "weight"):
-            _LOG.info("%s is not compensated: it is not the weight of a convolution or a linear layer", axis.tensor)
+        if not (isinstance(module, LAYERS) and axis.name.rpartition(".")[2] == "weight"):
+            log.info("%s is not compensated: it is not the weight of a convolution or a linear layer", axis.name)
             continue
         owners = _owners(dense, "weight", module.weight)
-        inputs, own_mode = pruned.get_parameter(axis.tensor)[0].numel(), mode
-        if mode == "convolution" and (inputs > WIDEST or not all(is_regression(own) for own in owners.values())):
-            _LOG.info("%s is compensated by channels: no regression on %d inputs gives its outputs", layer, inputs)
+        inputs, own_mode = pruned.get_parameter(axis.name)[0].numel(), mode
+        if mode == "convolution" and (inputs > MAX_INPUTS or not all(is_stock_layer(own) for own in owners.values())):
+            log.info("%s is compensated by channels: no regression on %d inputs gives its outputs", layer, inputs)
             own_mode = "channels"
-        centred = module.bias is not None or layer in follows
-        consumer = _consumer(axis, module, list(owners), own_mode, centred, removed)
-        consumer.absorbed = layer in follows
+        consumer = _consumer(axis, module, list(owners), own_mode, layer in follows, removed)
         if any(getattr(own, "bias", None) is not module.bias for own in owners.values()):
-            _LOG.info("%s is not compensated: %s share a weight but not a bias", layer, ", ".join(owners))
+            log.info("%s is not compensated: %s share a weight but not a bias", layer, ", ".join(owners))
         elif module.bias is not None and len(with_bias := _owners(dense, "bias", module.bias)) > len(owners):
-            _LOG.info("%s is not compensated: %s share a bias but not a weight", layer, ", ".join(with_bias))
-        elif consumer.inputs > WIDEST:
-            _LOG.info("%s is not compensated: a regression on %d inputs is too large", layer, consumer.inputs)
+            log.info("%s is not compensated: %s share a bias but not a weight", layer, ", ".join(with_bias))
+        elif consumer.inputs > MAX_INPUTS:
+            log.info("%s is not compensated: a regression on %d inputs is too large", layer, consumer.inputs)
         else:
             found.append(consumer)
     return found
@@ -88,7 +87,7 @@ def _owners(network: nn.Module, name: str, parameter: Tensor) -> dict[str, nn.Mo
     return {layer: module for layer, module in network.named_modules() if getattr(module, name, None) is parameter}
 
 
-def is_regression(module: Any) -> bool:
+def is_stock_layer(module: Any) -> bool:
     """Whether the outputs of a layer are products of its weight and patches of its inputs, and no hook changes them."""
     own = type(module).forward, getattr(type(module), "_conv_forward", None)
     stock = any(own == (stock.forward, getattr(stock, "_conv_forward", None)) for stock in _STOCK)
@@ -96,11 +95,11 @@ def is_regression(module: Any) -> bool:
 
 
 def _consumer(
-    axis: Axis, module: Any, names: list[str], mode: str, centred: bool, removed: dict[Coupling, np.ndarray]
+    axis: Axis, module: Any, names: list[str], mode: str, before_batch_norm: bool, removed: dict[Coupling, np.ndarray]
 ) -> Consumer:
     groups, sizes = getattr(module, "groups", 1), module.weight.shape
-    outputs, kept = (_kept(removed, Axis(axis.tensor, at), sizes[at]) for at in (1 - axis.axis, axis.axis))
-    order = every = np.arange(sizes[axis.axis] // (groups if axis.axis == 0 else 1))[:, None]
+    outputs, kept = (_kept(removed, Axis(axis.name, at), sizes[at]) for at in (1 - axis.dim, axis.dim))
+    order = every = np.arange(sizes[axis.dim] // (groups if axis.dim == 0 else 1))[:, None]
     if isinstance(module, nn.Linear):
         every = _flattened(removed, axis, sizes[1])
     by_channels = int(np.isin(every[:, 0], kept).sum())
@@ -110,7 +109,8 @@ def _consumer(
     inputs = by_channels if mode == "channels" else len(stays) * math.prod(sizes[2:])
     indices = outputs, order, np.searchsorted(kept, order[stays]), stays
     tensors: Any = [torch.as_tensor(index, device=module.weight.device) for index in indices]
-    return Consumer(axis.tensor.rpartition(".")[0], names, mode, groups, centred, inputs, by_channels, *tensors)
+    centred = module.bias is not None or before_batch_norm
+    return Consumer(axis.layer, names, mode, groups, centred, inputs, by_channels, before_batch_norm, *tensors)
 
 
 def _kept(removed: dict[Coupling, np.ndarray], axis: Axis, size: int) -> np.ndarray:

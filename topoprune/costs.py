@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from topoprune.passes import batch_size, copied_inputs, explained_call, first_inputs, run, running_copy, tensors_in
 
-BLOCKS = 10
-"""A time is the median over so many blocks of calls."""
+TIMING_BLOCKS = 10
+"""Blocks of calls; a time is their median."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def latency_ms(model: nn.Module, example_inputs: Any, seconds: float = 0.2) -> f
 
 @torch.no_grad()
 def fewest(network: nn.Module, inputs: Any) -> Any:
-    """The first input; the first two, or all, where a network does not run on fewer, as one that compares halves."""
+    """The fewest inputs that the network runs on: the first, the first two or all."""
     for count in (1, 2):
         few = first_inputs(inputs, count)
         with contextlib.suppress(ValueError):
@@ -118,7 +118,7 @@ def count_flops(network: nn.Module, inputs: Any) -> int:
 
 
 class _Outlines(TorchFunctionMode):
-    """On the "meta" device batch normalisation, which PyTorch takes apart there in Python, gives its shape at once."""
+    """Skip batch normalisation on the "meta" device, where PyTorch takes it apart in Python, slowly."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is nn.functional.batch_norm and args[0].is_meta and args[1] is not None:
@@ -141,7 +141,7 @@ def _median_seconds(network: nn.Module, inputs: Any, seconds: float) -> float:
     )
     once = min(timed.repeat(2, 1))  # warms up
     calls = max(1, int(seconds / once))
-    blocks = min(calls, BLOCKS)
+    blocks = min(calls, TIMING_BLOCKS)
     return statistics.median(timed.repeat(blocks, calls // blocks)) / (calls // blocks)
 
 

@@ -1,4 +1,4 @@
-"""Filters that can only be removed together, made of the channels that a trace has linked."""
+"""Group filters that can only be removed together."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from topoprune.channels import Axis, Channels, Writer
+from topoprune.channels import Axis, Channels
 from topoprune.passes import unwrapped
 from topoprune.unfolding import output_axis
 
@@ -31,7 +31,7 @@ class Coupling:
         sizes: layer -> number of all of its filters.
         slices: axis of a parameter or buffer -> (2, k) rows of choices and of the indices that go with them. Names are
             those of the network inside DataParallel or torch.compile.
-        readers: those of the axes that belong to weights which read the channels.
+        readers: axes of the weights that read the channels, a subset of `slices`.
         norms: normalisation without parameters or buffers -> (2, k) rows, as in `slices`.
 
     Example:
@@ -57,7 +57,7 @@ class Coupling:
 
     @property
     def choices(self) -> int:
-        """How many independent decisions to keep or to remove there are."""
+        """Number of choices. Each is kept or removed as a whole."""
         return len(next(iter(self.members.values())))
 
     def filters(self, layer: str, chosen: Sequence[int] | np.ndarray) -> list[int]:
@@ -78,21 +78,21 @@ class Coupling:
 
 
 def couplings_of(network: nn.Module, channels: Channels, types: tuple[type, ...]) -> list[Coupling]:
-    """Components of channels that can be removed, those of one layout together."""
+    """Group the channels that can be removed: one coupling for each set of layers that write them."""
     modules = dict(network.named_modules())
     order = {name: i for i, name in enumerate(modules)}
-    writers = [w for w in channels.writers if _writes_filters(modules[w.layer], w.axis)]
-    unusual = {c for w in channels.writers if w not in writers for c in channels.components(w.axis).tolist()}
+    writers = [axis for axis in channels.writers if _writes_filters(modules[axis.layer], axis)]
+    unusual = {c for axis in channels.writers if axis not in writers for c in channels.components(axis).tolist()}
     owned: dict[int, dict[str, list[int]]] = {}
-    for writer in sorted(writers, key=lambda writer: order[writer.layer]):
-        for position, component in enumerate(_written(writer, channels).tolist()):
+    for axis in sorted(writers, key=lambda axis: order[axis.layer]):
+        for position, component in enumerate(_written(axis, channels).tolist()):
             if component not in channels.fixed and component not in unusual:
-                owned.setdefault(component, {}).setdefault(writer.layer, []).append(position)
+                owned.setdefault(component, {}).setdefault(axis.layer, []).append(position)
     layouts: dict[tuple, list[int]] = {}
     for component, filters in owned.items():
         if any(isinstance(modules[layer], types) for layer in filters):
             layouts.setdefault(tuple((layer, len(own)) for layer, own in filters.items()), []).append(component)
-    sizes = {writer.layer: len(_written(writer, channels)) for writer in writers}
+    sizes = {axis.layer: len(_written(axis, channels)) for axis in writers}
     every = {axis: channels.components(axis) for axis in channels.start}
     bare = {name: own for name, own in channels.norms.items() if not modules[name].state_dict()}
     found = []
@@ -107,15 +107,15 @@ def couplings_of(network: nn.Module, channels: Channels, types: tuple[type, ...]
 
 
 def _writes_filters(module: Any, axis: Axis) -> bool:
-    """Whether an axis is that of a layer's filters; a weight that is tied or used again can write along another."""
+    """Whether an axis indexes a layer's filters. A tied or reused weight can write along another axis."""
     depthwise = getattr(module, "groups", 1) > 1 and module.groups == module.in_channels == module.out_channels
     own = 0 if depthwise else output_axis(module)
-    return isinstance(module, LAYERS) and axis.tensor.endswith("weight") and axis.axis == own
+    return isinstance(module, LAYERS) and axis.name.endswith("weight") and axis.dim == own
 
 
-def _written(writer: Writer, channels: Channels) -> np.ndarray:
+def _written(axis: Axis, channels: Channels) -> np.ndarray:
     """(n,) the components of a layer's filters."""
-    return np.tile(channels.components(writer.axis), writer.blocks)
+    return np.tile(channels.components(axis), channels.writers[axis])
 
 
 def _slices(components: list[int], every: dict, count: int) -> dict:
@@ -129,7 +129,7 @@ def _slices(components: list[int], every: dict, count: int) -> dict:
 
 
 def scores(model: nn.Module, coupling: Coupling, value: Callable[[nn.Parameter], Tensor]) -> Tensor:
-    """(choices,) mean over the weights that a choice is part of; each weight's slice is summed and made positive.
+    """(choices,) mean over the weights that hold a slice of a choice: the absolute sum of `value` over that slice.
 
     Args:
         model: the network that the coupling was found in.
@@ -138,9 +138,9 @@ def scores(model: nn.Module, coupling: Coupling, value: Callable[[nn.Parameter],
     parameters = dict(unwrapped(model)[0].named_parameters())
     parts = []
     for axis, (choices, indices) in coupling.slices.items():
-        parameter = parameters.get(axis.tensor)
-        if parameter is not None and not axis.tensor.endswith("bias"):
-            sums = value(parameter).movedim(axis.axis, 0).flatten(1).sum(1) if parameter.ndim > 1 else value(parameter)
+        parameter = parameters.get(axis.name)
+        if parameter is not None and not axis.name.endswith("bias"):
+            sums = value(parameter).movedim(axis.dim, 0).flatten(1).sum(1) if parameter.ndim > 1 else value(parameter)
             total = torch.zeros(coupling.choices, dtype=torch.float32, device=sums.device)
             at, own = (torch.as_tensor(rows, device=sums.device) for rows in (choices, indices))
             parts.append(total.index_add(0, at, sums.detach().abs().float()[own]))
@@ -168,6 +168,6 @@ def integers(layer: str, chosen: Any) -> list[int]:
 
 
 def composed(first: Kept, second: Kept) -> Kept:
-    """Indices of the original filters, of a choice among those that an earlier choice kept."""
+    """Two choices as one: `second` indexes the filters that `first` kept, the answer those of the original network."""
     later = {layer: [first[layer][i] for i in chosen] if layer in first else chosen for layer, chosen in second.items()}
     return {**first, **later}

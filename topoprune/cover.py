@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from topoprune.genetic import Result
+from topoprune.genetic import Result, check_number
 
 
 def covering_radius(delta: Float[np.ndarray, "n n"], kept: Sequence[int] | Int[np.ndarray, " k"]) -> float:
@@ -84,7 +84,7 @@ def merge_tree(costs: Float[np.ndarray, "n n"], keep: int = 1) -> MergeTree:
         ([0, 2], [1.0, 4.0])
     """
     n = len(costs)
-    _check_keep(keep, n)
+    check_number("keep", keep, 1, n)
     sums = np.array(costs, np.float64)  # row A: for each j the cost of cluster A if j stands for it
     members = np.eye(n, dtype=bool)
     own = np.zeros(n)
@@ -109,7 +109,7 @@ def merge_tree(costs: Float[np.ndarray, "n n"], keep: int = 1) -> MergeTree:
 def cover(costs: Float[np.ndarray, "n n"], keep: int) -> list[int]:
     """The points that stand for all at the least total cost: k-medoids, by greedy start and best swaps.
 
-    It ends in a choice that no swap of a kept and a removed point makes better: PAM (Kaufman and Rousseeuw, "Finding
+    No swap of a kept and a removed point makes the result better: PAM (Kaufman and Rousseeuw, "Finding
     Groups in Data", 1990), with the sums of FastPAM (Schubert and Rousseeuw, SISAP 2019).
 
     Args:
@@ -129,7 +129,7 @@ def cover(costs: Float[np.ndarray, "n n"], keep: int) -> list[int]:
     """
     costs = np.asarray(costs, np.float64)
     n = len(costs)
-    _check_keep(keep, n)
+    check_number("keep", keep, 1, n)
     kept = _greedy_medoids(costs, keep)
     while keep < n:
         to_kept = costs[:, kept]
@@ -161,17 +161,12 @@ def _greedy_medoids(costs: Float[np.ndarray, "n n"], keep: int) -> list[int]:
     return kept
 
 
-def _check_keep(keep: int, n: int) -> None:
-    if not 1 <= keep <= n:
-        raise ValueError(f"keep must lie in 1 .. {n}, got {keep}")
-
-
 COVERS = {"cover": cover, "merge": lambda costs, keep: merge_tree(costs, keep).kept}
 """Searches that need costs instead of a fitness: (costs, keep) -> sorted indices."""
 
 
 def covered(search: str, points: np.ndarray, delta: np.ndarray, metric: str, keep: int) -> Result:
-    """The outcome of one of `COVERS` in the form of the other searches; its fitness is the cost of the choice."""
+    """The outcome of one of `COVERS`, in the form of the other searches; its fitness is the cost of the choice."""
     started = time.perf_counter()
     costs = replacement_costs(points, delta, metric)
     kept = COVERS[search](costs, keep)

@@ -21,8 +21,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from topoprune.coupling import Coupling, scores
-from topoprune.functional import BATCH, Responses, stand_in
-from topoprune.passes import batch_size, run, seed_generators, some_inputs
+from topoprune.functional import Responses
+from topoprune.passes import BATCH, batch_size, eager_copy, run, seeded_parts
 
 
 def l1(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
@@ -77,7 +77,7 @@ def folding(points: Float[np.ndarray, "n d"], keep: int) -> list[int]:
 
 
 def _centres(rows: Float[np.ndarray, "n d"], count: int) -> Float[np.ndarray, "k d"]:
-    """Centres of k-means; that of a cluster which lost all of its members stays where it was."""
+    """Centres of k-means. The centre of a cluster without members stays where it was."""
     if count == 1:
         return rows.mean(0)[None]
     with warnings.catch_warnings():
@@ -176,14 +176,12 @@ def taylor(
             the classes of the inputs.
     """
     size = batch_size(example_inputs)
-    with stand_in(model) as (judged, _), torch.enable_grad():
+    with eager_copy(model) as (judged, _), torch.enable_grad():
         judged.requires_grad_(True)
-        for start in range(0, size, BATCH):
-            inputs = some_inputs(example_inputs, start, start + BATCH)
-            share = batch_size(inputs) / size
-            seed_generators(start)
+        for part, inputs in enumerate(seeded_parts(example_inputs)):
             logits = run(judged, inputs)
-            own = labels if labels is None or size == 1 else labels[start : start + BATCH]
+            own = labels if labels is None or size == 1 else labels[part * BATCH : (part + 1) * BATCH]
+            share = batch_size(inputs) / size
             (share * F.cross_entropy(logits.float(), _classes(logits, own))).backward()
     return [
         scores(judged, coupling, lambda w: w.detach() * (0 if w.grad is None else w.grad)) for coupling in couplings

@@ -1,5 +1,6 @@
 """Cut filters out of a copy of a network, and check that the answers are those of the network that masks them."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,9 @@ def find_unsound(
 
 
 def in_float64(network: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
-    """The network and its inputs in float64, where it runs in it; otherwise both as they are.
+    """The network and its inputs in float64, or both as they are if the network does not run in it.
 
-    Rounding can change what a network picks, as the boxes of the largest scores, and with it all that follows.
+    Rounding can change what a network picks, such as the boxes of the largest scores, and all that follows.
     """
     exact = copied(network).double()
     same = each_tensor(inputs, lambda x: x.double() if x.is_floating_point() else x)
@@ -93,20 +94,16 @@ def find_difference(
 def answers_of(network: nn.Module, inputs: Any) -> list[tuple[str, Tensor]]:
     """The output of every layer and of the network (its name is empty), in the order of the calls."""
     found: list[tuple[str, Tensor]] = []
-    hooks = [
-        module.register_forward_hook(
-            lambda _m, _i, output, name=name: found.extend((name, x) for x in tensors_in(output))
-        )
-        for name, module in network.named_modules()
-        if name and not any(True for _ in module.children())
-    ]
     seed_generators(0)
-    try:
-        with torch.no_grad():
-            output = run(network, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name, module in network.named_modules():
+            if name and not any(True for _ in module.children()):
+                hooks.enter_context(
+                    module.register_forward_hook(
+                        lambda _m, _i, output, name=name: found.extend((name, x) for x in tensors_in(output))
+                    )
+                )
+        output = run(network, inputs)
     return [*found, *(("", tensor) for tensor in tensors_in(output))]
 
 
@@ -122,8 +119,8 @@ def _mask(network: nn.Module, coupling: Coupling, gone: np.ndarray) -> None:
     """Zero what reads the channels of some choices."""
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     for axis in coupling.readers:
-        away = torch.as_tensor(coupling.lost(axis, gone), device=tensors[axis.tensor].device)
-        tensors[axis.tensor].data.index_fill_(axis.axis, away, 0)
+        away = torch.as_tensor(coupling.lost(axis, gone), device=tensors[axis.name].device)
+        tensors[axis.name].data.index_fill_(axis.dim, away, 0)
 
 
 def _cut(network: nn.Module, removed: dict[Coupling, np.ndarray]) -> None:
@@ -138,15 +135,16 @@ def _cut(network: nn.Module, removed: dict[Coupling, np.ndarray]) -> None:
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     new: dict[int, Tensor] = {}
     for axis, indices in away.items():
-        old = tensors[axis.tensor]
-        rest = np.delete(np.arange(old.shape[axis.axis]), np.concatenate(indices))
+        old = tensors[axis.name]
+        rest = np.delete(np.arange(old.shape[axis.dim]), np.concatenate(indices))
         value = new.get(id(old), old).detach()
-        new[id(old)] = value.index_select(axis.axis, torch.as_tensor(rest, device=value.device))
-    made = {id(old): _like(new[id(old)], old) for old in tensors.values() if id(old) in new}  # tied weights stay tied
+        new[id(old)] = value.index_select(axis.dim, torch.as_tensor(rest, device=value.device))
+    # one replacement for each tensor: tied weights stay tied
+    replacements = {id(old): _like(new[id(old)], old) for old in tensors.values() if id(old) in new}
     for module in network.modules():
         stores: tuple[dict, ...] = (module._parameters, module._buffers)
         for store in stores:
-            store.update({name: made[id(old)] for name, old in store.items() if id(old) in made})
+            store.update({name: replacements[id(old)] for name, old in store.items() if id(old) in replacements})
         _set_sizes(module)
 
 
@@ -157,7 +155,7 @@ def _like(value: Tensor, old: Tensor) -> Tensor:
 
 
 def _set_sizes(module: Any) -> None:
-    """Let a layer's numbers of channels be those of its weight."""
+    """Set a layer's numbers of channels to those of its weight."""
     weight: Any = getattr(module, "weight", None)
     if isinstance(module, nn.modules.conv._ConvNd):
         if module.transposed:

@@ -160,11 +160,11 @@ def _check(path: Path, altered: bool, found, identity) -> None:
     if isinstance(found, dict) and isinstance(identity, dict):
         name = next(name for name in [*identity, *found] if found.get(name) != identity.get(name))
         reason = f"its {name} is {found.get(name)}, not {identity.get(name)}"
-    raise FileError(f"{path} belongs to another run: {reason}")
+    raise FileError(f"{path} belongs to another run: {reason}; {CURE}")
 
 
 def _sync(folder: Path) -> None:
-    """Have new names on the disk before an older file is deleted in their favour."""
+    """Write new names to the disk before an older file is deleted."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

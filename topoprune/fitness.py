@@ -77,7 +77,7 @@ def _units(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
 
 
 def _without_angle(units: Float64[np.ndarray, "n d"], delta: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"]:
-    """The distances, with those of zero rows put in, and 0 for an angle that is nothing but rounding."""
+    """The distances, with those of zero rows set, and angles that are rounding alone set to 0."""
     delta[delta < 1e-30] = 0
     zero = ~units.any(axis=1)
     delta[zero] = delta[:, zero] = 1
@@ -288,7 +288,7 @@ class Fitness:
         self.distance, self.pointed, self.engine = distance, pointed, engine
         self.size = len(self.delta) - pointed
         if self.size < 1:
-            raise ValueError("delta must have a point beside the base point, got shape (1, 1)")
+            raise ValueError("delta must have a point beside the base point, got shape (1, 1): leave pointed out")
         full = diagrams(self.delta, {0, *self.dimensions} if floor else self.dimensions, engine)
         least = floor * _divisor(full[0], distance) if floor else 0.0
         self.full = {q: full[q] for q in self.dimensions}
@@ -335,7 +335,7 @@ class Fitness:
             found = f"{members[:, 0].min()} .. {members[:, -1].max()}"
             raise ValueError(f"indices must lie in 0 .. {self.size - 1}, got {found}")
         if (members[:, 1:] == members[:, :-1]).any():
-            raise ValueError("an individual must be a set, got one that keeps a point twice")
+            raise ValueError("an individual must be a set, got one that keeps a point twice: remove repeated indices")
         if self.pointed:
             members = np.pad(members, ((0, 0), (0, 1)), constant_values=self.size)
         return members
@@ -401,7 +401,7 @@ def _checked_bars(name: str, rows: ArrayLike) -> Float64[np.ndarray, "_ 2"]:
 
 
 def _check_choice(name: str, value: Any, known: Iterable[str]) -> None:
-    if value not in list(known):  # which takes what cannot be hashed
+    if value not in list(known):  # a list takes values without a hash too
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 

@@ -1,7 +1,7 @@
 """What the channels of a coupling compute, as the layers that read them see it.
 
-Two channels are close if one is nearly a multiple of the other on unlabelled inputs. Their shape is that of the
-functional cloud: the points that `Responses.points` gives, with the metric "sine" of `fitness.distance_matrix`.
+Two channels are close if one is nearly a multiple of the other on unlabelled inputs. `Responses.points` gives them as
+points, the functional cloud, with the metric "sine" of `fitness.distance_matrix`.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,14 +17,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from topoprune.channels import Axis
 from topoprune.coupling import LAYERS, Coupling
 from topoprune.network import PruningWarning
-from topoprune.passes import batch_size, run, running_copy, seed_generators, some_inputs, unwrapped
+from topoprune.passes import eager_copy, run, seeded_parts
 from topoprune.unfolding import batched
-
-BATCH = 128
-"""Inputs of one forward pass."""
 
 log = logging.getLogger("topoprune")
 
@@ -55,7 +52,7 @@ class Responses:
         return len(self.covariance)
 
     def mass(self) -> Float64[np.ndarray, " n"]:
-        """(n,) what the readers would lose without a channel: variance times squared norm of weights, over readings."""
+        """(n,) variance of a channel times the squared norm of the weights that read it, summed over readings."""
         return self._gram().diagonal()
 
     def points(self) -> Float64[np.ndarray, "n n"]:
@@ -106,7 +103,7 @@ def responses(model: nn.Module, example_inputs: Any, couplings: list[Coupling]) 
         >>> channels.covariance.shape, bool((channels.mass() >= 0).all())
         ((8, 8), True)
     """
-    with stand_in(model) as (network, prefix):
+    with eager_copy(model) as (network, prefix):
         readings = [_reads(network, coupling) for coupling in couplings]
         called = _observe(network, example_inputs, [reading for own in readings for reading in own])
         writings = [
@@ -122,41 +119,19 @@ def responses(model: nn.Module, example_inputs: Any, couplings: list[Coupling]) 
         ]
 
 
-@contextlib.contextmanager
-def stand_in(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """A copy of the network in evaluation mode, and the prefix of its names in `model`.
-
-    What runs inside changes neither the network nor the caller's random numbers. Compiled parts run as they were
-    written, because hooks that are added after compilation do not fire.
-    """
-    inner, prefix = unwrapped(model)
-    with running_copy(inner) as network, torch.compiler.set_stance("force_eager"):
-        yield network, prefix
-
-
 def _observe(network: nn.Module, example_inputs: Any, readings: Sequence["_Reading"]) -> set[str]:
     """Run the network for the moments of the readings. Return the names of the layers that it calls."""
     called: set[str] = set()
     layers = {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
-    hooks = [module.register_forward_hook(lambda *_, name=name: called.add(name)) for name, module in layers.items()]
-    hooks += [
-        layers[reading.layer].register_forward_hook(reading.observe, with_kwargs=True)
-        for reading in readings
-        if reading.layer in layers
-    ]
-    try:
-        with torch.no_grad():
-            for start in range(0, batch_size(example_inputs), BATCH):
-                seed_generators(start)  # a network that draws numbers draws the same at every call
-                run(network, some_inputs(example_inputs, start, start + BATCH))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name, module in layers.items():
+            hooks.enter_context(module.register_forward_hook(lambda *_, name=name: called.add(name)))
+        for reading in readings:
+            if reading.layer in layers:
+                hooks.enter_context(layers[reading.layer].register_forward_hook(reading.observe, with_kwargs=True))
+        for inputs in seeded_parts(example_inputs):
+            run(network, inputs)
     return called
-
-
-Places = list[tuple[np.ndarray, np.ndarray]]
-"""Choices, and an index that belongs to each; as many pairs as a choice has indices."""
 
 
 class _Place(NamedTuple):
@@ -228,24 +203,17 @@ def _reads(network: nn.Module, coupling: Coupling) -> list[_Reading]:
     """All weights that read the channels; a grouped convolution has a place for each group."""
     found = []
     for axis in sorted(coupling.readers):
-        layer = axis.tensor.rpartition(".")[0]
-        module, parameter = network.get_submodule(layer), _tensor(network, axis)
-        groups = module.groups if isinstance(module, nn.modules.conv._ConvNd) and axis.axis == 1 else 1
-        rows = parameter.movedim(axis.axis, 0).flatten(1).unflatten(1, (groups, -1))
+        module, parameter = network.get_submodule(axis.layer), attrgetter(axis.name)(network).detach()
+        groups = module.groups if isinstance(module, nn.modules.conv._ConvNd) and axis.dim == 1 else 1
+        rows = parameter.movedim(axis.dim, 0).flatten(1).unflatten(1, (groups, -1))
         norms = torch.linalg.vector_norm(rows, dim=2, dtype=torch.float64).cpu().numpy()
         places = [
             _Place(choices, indices + group * len(rows), norms[indices, group])
             for choices, indices in _places(*coupling.slices[axis])
             for group in range(groups)
         ]
-        found.append(_Reading(layer, places))
+        found.append(_Reading(axis.layer, places))
     return found
-
-
-def _tensor(network: nn.Module, axis: Axis) -> Tensor:
-    """The parameter or buffer of an axis, without its gradient."""
-    module, _, name = axis.tensor.rpartition(".")
-    return getattr(network.get_submodule(module), name).detach()
 
 
 def _writes(coupling: Coupling, prefix: str, called: set[str]) -> list[_Reading]:
@@ -263,13 +231,13 @@ def _weights(network: nn.Module, coupling: Coupling) -> Float64[np.ndarray, "n n
     """Gram matrix of all weights that read the choices; the unit matrix if none does."""
     total = np.zeros((coupling.choices, coupling.choices))
     for axis in coupling.readers:
-        rows = _tensor(network, axis).movedim(axis.axis, 0).flatten(1).double().cpu().numpy()
+        rows = attrgetter(axis.name)(network).detach().movedim(axis.dim, 0).flatten(1).double().cpu().numpy()
         for chosen, indices in _places(*coupling.slices[axis]):
             total[np.ix_(chosen, chosen)] += rows[indices] @ rows[indices].T
     return total if coupling.readers else np.eye(coupling.choices)
 
 
-def _places(choices: np.ndarray, indices: np.ndarray) -> Places:
+def _places(choices: np.ndarray, indices: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Group the indices of a slice: the first index of every choice, then the second of every choice, and so on.
 
     Example:

@@ -1,7 +1,7 @@
 """Searches for the subset of k of n points with the lowest fitness; the genetic one is built on DEAP.
 
-They know a batched fitness, a callable from a population (p, k) of indices to (p,) values, and nothing of its meaning.
-All take the arguments of `evolve` and keep to one budget.
+Each calls a batched fitness: a population (p, k) of indices -> (p,) values. All take the arguments of `evolve` and keep
+to one budget.
 """
 
 import hashlib
@@ -113,7 +113,7 @@ def evolve(
         seed: of all random draws.
         checkpoint: file written at the end of every generation. If it exists and belongs to this search, the search
             goes on from there and ends as if it had never stopped.
-        delta: distances of the points, which `farthest_point` alone needs.
+        delta: distances of the points; only `farthest_point` uses them.
 
     Raises:
         ValueError: k outside 1 .. n, or a fitness that is not finite.
@@ -123,7 +123,7 @@ def evolve(
     (array([0, 1]), 1.0)
     """
     rng = np.random.default_rng(seed)
-    run = _Run(n, k, fitness, search)
+    run = _Evaluations(n, k, fitness, search)
     toolbox = operators(n, k, search, rng)
     population: list = []
     if checkpoint:
@@ -196,7 +196,7 @@ def random_search(
     >>> random_search(8, 2, lambda population: population.sum(axis=1)).kept
     array([0, 1])
     """
-    run = _Run(n, k, fitness, search)
+    run = _Evaluations(n, k, fitness, search)
     toolbox = operators(n, k, search, np.random.default_rng(seed))
     while run.continues():
         run.generation([toolbox.individual() for _ in range(search.population)])
@@ -214,7 +214,7 @@ def greedy(
     >>> greedy(8, 2, lambda population: population.sum(axis=1)).kept
     array([0, 1])
     """
-    run = _Run(n, k, fitness, search)
+    run = _Evaluations(n, k, fitness, search)
     rng = np.random.default_rng(seed)
     tries = max(1, search.budget // max(1, n - k))
     kept = _subset(range(n))
@@ -242,16 +242,19 @@ def farthest_point(
     >>> farthest_point(5, 2, lambda population: population.sum(axis=1), delta=delta).kept
     array([0, 2])
     """
-    run = _Run(n, k, fitness, search)
+    run = _Evaluations(n, k, fitness, search)
     if np.shape(delta) not in ((n, n), (n + 1, n + 1)):
-        raise ValueError(f"delta must hold the distances of the {n} points, got an array of shape {np.shape(delta)}")
+        raise ValueError(
+            f"delta must hold the distances of the {n} points, got an array of shape {np.shape(delta)}: "
+            "make it with distance_matrix"
+        )
     starts = np.random.default_rng(seed).permutation(n)[: search.budget]
     for first in range(0, len(starts), search.population):
-        run.generation([_spread(delta, n, k, start) for start in starts[first : first + search.population]])
+        run.generation([_farthest_first(delta, n, k, start) for start in starts[first : first + search.population]])
     return run.result()
 
 
-def _spread(delta, n, k, start):
+def _farthest_first(delta, n, k, start):
     nearest = delta[n, :n].copy() if len(delta) > n else np.full(n, np.inf)
     kept = [start]
     while len(kept) < k:
@@ -264,7 +267,7 @@ def _spread(delta, n, k, start):
 SEARCHES = {"genetic": evolve, "random": random_search, "greedy": greedy, "farthest": farthest_point}
 
 
-class _Run:
+class _Evaluations:
     """Evaluations of one search, its best subset so far, and its history."""
 
     def __init__(self, n: int, k: int, fitness: BatchedFitness, search: Search):

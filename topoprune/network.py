@@ -254,23 +254,11 @@ def _only_together(coupling: Coupling) -> str:
 
 def _prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, float]:
     """A copy in evaluation mode and few inputs, in float32 unless the network insists on its own type."""
-    if any(tensor.ndim and not len(tensor) for tensor in tensors_in(example_inputs)):
-        raise ValueError("the example inputs are an empty batch: pass at least one input")
-    floats = [x for x in tensors_in(example_inputs) if x.is_floating_point() and not x.is_meta]
-    if any(x.isnan().any() for x in floats):
-        raise ValueError("the example inputs hold NaN, on which nothing can be verified: pass inputs without it")
-    blank = bool(floats) and not any(x.any() for x in floats)
-    for noise, dtype, count in itertools.product(
-        (True, False) if blank else (False,), (torch.float32, None), (2, None)
-    ):
-        network = copied(model).eval().requires_grad_(False)
-        inputs = first_inputs(example_inputs, count) if count else example_inputs
-        if noise:  # on zeros a layer without a bias gives zeros, whichever filters it has
-            seed_generators(0)
-            inputs = each_tensor(inputs, lambda x: torch.rand_like(x) if x.is_floating_point() else x)
-        if dtype:
-            network = network.to(dtype)
-            inputs = each_tensor(inputs, lambda x: x.float() if x.is_floating_point() else x)
+    floats = _checked_floats(example_inputs)
+    # on zeros a layer without a bias gives zeros, whichever filters it has
+    noises = (True, False) if floats and not any(x.any() for x in floats) else (False,)
+    for noise, single, count in itertools.product(noises, (True, False), (2, None)):
+        network, inputs = _variant(model, example_inputs, noise, single, count)
         try:
             answers = answers_of(copied(network), inputs)
         except ValueError as error:
@@ -286,23 +274,43 @@ def _prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, fl
     raise failure
 
 
+def _checked_floats(example_inputs: Any) -> list[Tensor]:
+    """The floating-point tensors of inputs on which something can be verified."""
+    if any(tensor.ndim and not len(tensor) for tensor in tensors_in(example_inputs)):
+        raise ValueError("the example inputs are an empty batch: pass at least one input")
+    floats = [x for x in tensors_in(example_inputs) if x.is_floating_point() and not x.is_meta]
+    if any(x.isnan().any() for x in floats):
+        raise ValueError("the example inputs hold NaN, on which nothing can be verified: pass inputs without it")
+    return floats
+
+
+def _variant(
+    model: nn.Module, example_inputs: Any, noise: bool, single: bool, count: int | None
+) -> tuple[nn.Module, Any]:
+    """A copy of a network and of its first inputs: with noise for their values, and in float32, where that is asked."""
+    network = copied(model).eval().requires_grad_(False)
+    inputs = first_inputs(example_inputs, count) if count else example_inputs
+    if noise:
+        seed_generators(0)
+        inputs = each_tensor(inputs, lambda x: torch.rand_like(x) if x.is_floating_point() else x)
+    if not single:
+        return network, inputs
+    return network.float(), each_tensor(inputs, lambda x: x.float() if x.is_floating_point() else x)
+
+
 def _passes(network: nn.Module, inputs: Any) -> Iterator[Callable[[nn.Module], Any]]:
-    """One pass in evaluation mode; one in training mode if some layers, as auxiliary classifiers, run only there."""
+    """A pass in evaluation mode, and one in training mode if some layers, as auxiliary classifiers, run only there."""
     idle: set[str] = {name for name, module in network.named_modules() if any(True for _ in module.parameters(False))}
 
     def evaluate(model: nn.Module) -> Any:
-        hooks = [
-            module.register_forward_hook(lambda *_, name=name: idle.discard(name))
-            for name, module in model.named_modules()
-        ]
-        seed_generators(0)
-        output = run(model, inputs)
-        for hook in hooks:
-            hook.remove()
-        return output
+        with contextlib.ExitStack() as hooks:
+            for name, module in model.named_modules():
+                hooks.enter_context(module.register_forward_hook(lambda *_, name=name: idle.discard(name)))
+            seed_generators(0)
+            return run(model, inputs)
 
     def train(model: nn.Module) -> Any:
-        with contextlib.suppress(ValueError):  # such a network wants other inputs to train: it keeps what runs there
+        with contextlib.suppress(ValueError):  # it does not train on these inputs: what runs only there stays whole
             return run(model.train(), inputs)
 
     yield evaluate
@@ -321,9 +329,9 @@ def _left_whole(
     left = {}
     for name, module in network.named_modules():
         if isinstance(module, types) and weights[name] not in pruned:
-            axes = [axis for axis in channels.start if axis.tensor == traced[weights[name]]]
+            axes = [axis for axis in channels.start if axis.name == traced[weights[name]]]
             fixed = [channels.fixed.get(c) for axis in axes for c in channels.components(axis).tolist()]
-            ran = any(writer.axis in axes for writer in channels.writers)
+            ran = not channels.writers.keys().isdisjoint(axes)
             why = reasons.get(name) or next((reason for reason in fixed if reason), None)
             left[name] = why or ("it is joined to another kind of layer" if ran else "it did not run on the inputs")
     return left
@@ -332,6 +340,28 @@ def _left_whole(
 def _removed(kept: Kept, network: nn.Module, every: list[Coupling]) -> dict[Coupling, np.ndarray]:
     """The choices that `kept` leaves out of each coupling; refuse what cannot be done."""
     sizes = widths(network)
+    _check_kept(kept, sizes)
+    gone = {layer: set(range(sizes[layer])) - set(chosen) for layer, chosen in kept.items()}
+    removed = {}
+    for coupling in every:
+        named = [layer for layer in coupling.layers if layer in kept]
+        lost = {layer: np.isin(coupling.members[layer], list(gone[layer])) for layer in named}
+        _check_agreement(coupling, lost)
+        if named and lost[named[0]].all(1).any():
+            removed[coupling] = np.flatnonzero(lost[named[0]].all(1))
+        for layer in named:
+            gone[layer] -= set(coupling.members[layer].ravel().tolist())
+    for layer, filters in gone.items():
+        if filters:
+            raise ValueError(
+                f"{layer} must keep filter {min(filters)}: its channel cannot be removed; topoprune.select keeps "
+                "such filters"
+            )
+    return removed
+
+
+def _check_kept(kept: Kept, sizes: dict[str, int]) -> None:
+    """Refuse unknown layers and filters, and layers that would keep none."""
     for layer, chosen in kept.items():
         if layer not in sizes:
             raise ValueError(f"unknown layer {layer!r}: the prunable layers are {', '.join(sizes)}")
@@ -339,27 +369,21 @@ def _removed(kept: Kept, network: nn.Module, every: list[Coupling]) -> dict[Coup
             raise ValueError(f"{layer} would keep no filter: every layer keeps at least one")
         if outside := sorted(set(chosen) - set(range(sizes[layer]))):
             raise ValueError(f"{layer} has filters 0 to {sizes[layer] - 1}, got {outside}")
-    gone = {layer: set(range(sizes[layer])) - set(chosen) for layer, chosen in kept.items()}
-    removed = {}
-    for coupling in every:
-        named = [layer for layer in coupling.layers if layer in kept]
-        lost = {layer: np.isin(coupling.members[layer], list(gone[layer])) for layer in named}
-        for layer, rows in lost.items():
-            if (rows.any(1) != rows.all(1)).any():
-                one = coupling.members[layer][(rows.any(1) != rows.all(1)).argmax()].tolist()
-                raise ValueError(
-                    f"{layer} must keep or lose the filters {one} together: a grouped layer has equal groups"
-                )
-            if (rows.all(1) != lost[named[0]].all(1)).any():
-                raise ValueError(f"{named[0]} and {layer} share their channels: give both the same filters to keep")
-        if named and lost[named[0]].all(1).any():
-            removed[coupling] = np.flatnonzero(lost[named[0]].all(1))
-        for layer in named:
-            gone[layer] -= set(coupling.members[layer].ravel().tolist())
-    for layer, filters in gone.items():
-        if filters:
-            raise ValueError(f"{layer} must keep filter {min(filters)}: its channel cannot be removed")
-    return removed
+
+
+def _check_agreement(coupling: Coupling, lost: dict[str, np.ndarray]) -> None:
+    """Refuse layers that would lose a part of a choice, or other choices than the layers that share them.
+
+    Args:
+        lost: layer -> (choices, m) whether a filter is lost, as `Coupling.members`.
+    """
+    for layer, rows in lost.items():
+        if (rows.any(1) != rows.all(1)).any():
+            one = coupling.members[layer][(rows.any(1) != rows.all(1)).argmax()].tolist()
+            raise ValueError(f"{layer} must keep or lose the filters {one} together: a grouped layer has equal groups")
+        first = next(iter(lost))
+        if (rows.all(1) != lost[first].all(1)).any():
+            raise ValueError(f"{first} and {layer} share their channels: give both the same filters to keep")
 
 
 def _renamed(coupling: Coupling, prefix: str) -> Coupling:

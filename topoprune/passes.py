@@ -5,12 +5,16 @@ import copy
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+
+BATCH = 128
+"""Inputs of one forward pass."""
 
 
 def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
@@ -79,6 +83,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the first parameter or buffer; PyTorch's default device for a network without any."""
+    return next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put every submodule into evaluation mode, then restore the mode of each."""
@@ -96,6 +105,18 @@ def running_copy(model: nn.Module) -> Iterator[nn.Module]:
     """A copy in evaluation mode; running it changes neither the network nor the caller's random numbers."""
     with undisturbed():
         yield copied(model).eval()
+
+
+@contextlib.contextmanager
+def eager_copy(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """A copy of the network in evaluation mode, and the prefix of its names in `model`.
+
+    What runs inside changes neither the network nor the caller's random numbers. Compiled parts run as they were
+    written, because hooks that are added after compilation do not fire.
+    """
+    inner, prefix = unwrapped(model)
+    with running_copy(inner) as network, torch.compiler.set_stance("force_eager"):
+        yield network, prefix
 
 
 @contextlib.contextmanager
@@ -128,7 +149,7 @@ def _without_autocast() -> Iterator[None]:
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
     """Full float32 on CUDA: in TF32 two ways to compute the same differ by as much as `network.TOLERANCE` allows."""
-    cudnn: Any = torch.backends.cudnn  # whose types do not tell of `conv`
+    cudnn: Any = torch.backends.cudnn  # its stubs lack `conv`
     settings = cudnn.conv, torch.backends.cuda.matmul
     before = [setting.fp32_precision for setting in settings]
     try:
@@ -153,7 +174,7 @@ def _forked_random_numbers() -> contextlib.AbstractContextManager[None]:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy. What a module has stored of an earlier pass is copied without its graph."""
+    """A deep copy. Tensors that a module has stored in an earlier pass lose their graph."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         stored = [value for value in vars(module).values() if not isinstance(value, dict) or value]
@@ -186,7 +207,7 @@ def copied_inputs(inputs: Any) -> Any:
 
 
 def each_tensor(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Inputs of which every tensor is changed, also those in objects, which are copied."""
+    """Inputs with `change` applied to every tensor. Objects that hold tensors are copied."""
     return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else _changed(leaf, change), inputs)
 
 
@@ -211,7 +232,7 @@ def batch_size(inputs: Any) -> int:
 
 
 def first_inputs(inputs: Any, count: int) -> Any:
-    """The first inputs of a batch; all of them if they are no batch."""
+    """The first inputs of a batch. Inputs that are no batch are returned whole."""
     return some_inputs(inputs, 0, count)
 
 
@@ -224,3 +245,10 @@ def some_inputs(inputs: Any, start: int, stop: int) -> Any:
     """
     size = batch_size(inputs)
     return each_tensor(inputs, lambda x: x[start:stop] if x.ndim and len(x) == size > 1 else x)
+
+
+def seeded_parts(inputs: Any, size: int = BATCH) -> Iterator[Any]:
+    """Parts of a batch. Each seeds the random numbers, so that a network that draws some draws the same every time."""
+    for start in range(0, batch_size(inputs), size):
+        seed_generators(start)
+        yield some_inputs(inputs, start, start + size)

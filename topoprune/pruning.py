@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from topoprune.budget import RATIO, TARGETS, absolute_target, ratio_of, ratios_of, target_of
+from topoprune.budget import RATIO, TARGETS, absolute_target, ratio_of, ratios_of, single_target
 from topoprune.compensation import check_images
 from topoprune.costs import Cost, cost, flops
 from topoprune.coupling import Kept, composed, width, widths
@@ -20,19 +20,19 @@ from topoprune.network import PruningWarning, check_refit, remove
 from topoprune.passes import first_inputs
 from topoprune.selection import check_arguments, ignored_layers, is_global, run_selection
 
-TIMED = 64
-"""Largest batch whose throughput is measured: the inputs may be a thousand images to choose by."""
+MAX_TIMED_BATCH = 64
+"""Largest batch that is timed. The example inputs may be a thousand images to choose by."""
 
-NO_FILTER = 1e-9
-"""A ratio that removes no filter, where 0 would say that the layer stays whole."""
+NEXT_TO_NOTHING = 1e-9
+"""A ratio that removes no filter in this step. A ratio of 0 would leave the layer out."""
 
-_SELECTION = inspect.signature(run_selection).parameters
+SELECTION_ARGUMENTS = inspect.signature(run_selection).parameters
 """Arguments of `run_selection`; other options belong to the method."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` gives; `print` shows it.
+    """The result of `prune`; `print` shows a summary.
 
     Attributes:
         model: the smaller network; None after a dry run.
@@ -66,7 +66,7 @@ class Pruned:
     after: Cost
     filters: dict[str, int]
     seconds: float
-    searches: dict[str, list[dict]] = field(default_factory=dict, repr=False)
+    searches: dict[str, list[dict]] = field(repr=False)
 
     def __str__(self) -> str:
         lines = [f"{'':24}{'before':>14}{'after':>14}{'left':>8}"]
@@ -133,11 +133,11 @@ def prune(
     check_number("steps", steps, 1)
     check_images(compensate, compensation)
     shares = _shares(schedule, steps)
-    settings = {name: value for name, value in options.items() if name not in _SELECTION}
+    settings = {name: value for name, value in options.items() if name not in SELECTION_ARGUMENTS}
     check_arguments(method, ratio, options.get("round_to", 1), options.get("minimum", 1), settings)
-    what, goal = target_of({name: options.pop(name, None) for name in TARGETS}, ratio) or ("", 0)
+    what, goal = single_target({name: options.pop(name, None) for name in TARGETS}, ratio) or ("", 0)
     options["ignore"] = ignored_layers(model, options.get("ignore", ()))  # after a step the modules are others
-    few = first_inputs(example_inputs, TIMED)
+    few = first_inputs(example_inputs, MAX_TIMED_BATCH)
     before = cost(model, few)
     if what:
         goal = absolute_target(what, goal, getattr(before, what))
@@ -146,7 +146,10 @@ def prune(
         ratio = ratio if isinstance(ratio, Mapping) else RATIO
     images = None if dry_run else compensate
     if (what and steps > 1) or (images is not None and method not in ("random", "l1", "l2")):
-        _check_early(model, example_inputs, ratio, {what: goal} if what else {}, options, images, compensation)
+        # refuse an impossible target, and images unfit to refit on, before a search or fine-tuning is spent
+        probe = _random_choice(model, example_inputs, ratio, options | ({what: goal} if what else {}))
+        if images is not None:
+            check_refit(model, example_inputs, probe, images, compensation)
     kept: Kept = {}
     seconds, current, checkpoints = 0.0, model, options.get("checkpoints")
     for step, done in enumerate(shares, 1):
@@ -166,16 +169,12 @@ def prune(
     return Pruned(small, kept, chosen.left_whole, before, after, filters, seconds, chosen.searches)
 
 
-def _check_early(
-    model: nn.Module, example_inputs: Any, ratio: Any, target: dict, options: dict[str, Any], images: Any, mode: str
-) -> None:
-    """Refuse an impossible target, and images unfit to refit on, before a search or fine-tuning is spent on it."""
-    shared = {name: value for name, value in options.items() if name in _SELECTION}
+def _random_choice(model: nn.Module, example_inputs: Any, ratio: Any, options: dict[str, Any]) -> Kept:
+    """A random choice, which keeps as many filters as any other and costs next to nothing."""
+    shared = {name: value for name, value in options.items() if name in SELECTION_ARGUMENTS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PruningWarning)  # the choice itself warns
-        kept = run_selection(model, example_inputs, "random", ratio, **shared | target).kept
-    if images is not None:
-        check_refit(model, example_inputs, kept, images, mode)
+        return run_selection(model, example_inputs, "random", ratio, **shared).kept
 
 
 def _shares(schedule: Callable[[float], float] | None, steps: int) -> list[float | int]:
@@ -189,20 +188,19 @@ def _shares(schedule: Callable[[float], float] | None, steps: int) -> list[float
 
 def _flops_left(model: nn.Module, example_inputs: Any, ratio: Any, options: dict[str, Any]) -> int:
     """FLOPs of the network without a share of every layer."""
-    shared = {name: value for name, value in options.items() if name in _SELECTION}
-    kept = run_selection(model, example_inputs, "random", ratio, **shared).kept
+    kept = _random_choice(model, example_inputs, ratio, options)
     return flops(remove(model, example_inputs, kept, check=False), example_inputs)
 
 
 def _remaining_ratios(
     model: nn.Module, current: nn.Module, ratio: float | int | Mapping[str, float | int], done: float | int
 ) -> dict[str, float]:
-    """The ratio of every layer of the current network that leaves it what a part of the whole removal leaves."""
+    """The ratio of each layer of the current network after which a share `done` of the whole removal is done."""
     ratios, left = {}, widths(current)
     ratios_of([], ratio, [*left])  # rejects a pattern that matches no layer
     for layer, whole in widths(model).items():
         now, goal = left[layer], whole - int(whole * ratio_of(layer, ratio) * done)
-        none = NO_FILTER if ratio_of(layer, ratio) else 0.0
+        none = NEXT_TO_NOTHING if ratio_of(layer, ratio) else 0.0
         ratios[layer] = (now - goal + 0.5) / now if goal < now else none  # half a filter: rounding down
     return ratios
 
@@ -212,5 +210,8 @@ def _tuned(between: Callable[[nn.Module, int], Any], current: nn.Module, step: i
     before, answer = widths(current), between(current, step)
     tuned = answer if isinstance(answer, nn.Module) else current
     if widths(tuned) != before:
-        raise ValueError(f"between must keep layers, names and filters, got {type(tuned).__name__}: return no wrapper")
+        raise ValueError(
+            f"between must keep layers, names and filters, got {type(tuned).__name__}: return the network itself, not "
+            "in a wrapper"
+        )
     return tuned

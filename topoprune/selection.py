@@ -5,9 +5,8 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from topoprune.coupling import LAYERS, Coupling, Kept, width
 from topoprune.functional import responses
 from topoprune.genetic import Search, check_number
 from topoprune.network import PruningWarning, Structure, structure
-from topoprune.topological import METRIC, among_living, points, topological
+from topoprune.topological import SPACE_METRICS, among_living, points, topological
 
 LAYER_CRITERIA: dict[str, Callable] = {
     "l1": criteria.l1,
@@ -63,8 +62,8 @@ class Selection:
 
     kept: Kept
     seconds: float
-    searches: dict[str, list[dict]] = field(default_factory=dict)
-    left_whole: dict[str, str] = field(default_factory=dict)
+    searches: dict[str, list[dict]]
+    left_whole: dict[str, str]
 
 
 def select(
@@ -133,16 +132,16 @@ def run_selection(
     check: bool = True,
     **options,
 ) -> Selection:
-    """As `select`, with the time, the course of the search, and what is left whole.
+    """Choose as `select` does, and give also the time, the history of the search and the layers that are left whole.
 
     Args:
         model, example_inputs, method, ratio, seed, round_to: as for `select`.
-        layers: choose in these layers alone.
+        layers: restrict the choice to these layers.
         minimum: filters that every layer keeps at least.
-        ignore: what stays whole with all layers in it: names or patterns, modules, or types of modules.
+        ignore: layers that stay whole: names or patterns, modules, or types of modules. A module covers all in it.
         types: types of layers to prune; `nn.Linear` adds hidden linear layers.
-        flops, parameters: what should remain, a share up to 1 or a number; takes the place of `ratio`, reached as
-            nearly as single filters allow; what {pattern: ratio} leaves whole stays so.
+        flops, parameters: what should remain, a share up to 1 or a number. It takes the place of `ratio`, and is met
+            as closely as single filters allow. Layers that {pattern: ratio} leaves whole stay whole.
         latency_ms: the same for the median latency of one input on this machine.
         check: verify on the example inputs what is removed together, see `structure`.
         **options: of the method: `space` and those of `topological`; `labels` of "taylor"; `engine="nni"` of "l1",
@@ -160,7 +159,7 @@ def run_selection(
     """
     check_arguments(method, ratio, round_to, minimum, options)
     check_number("seed", seed, 0)
-    target = budget.target_of({"flops": flops, "parameters": parameters, "latency_ms": latency_ms}, ratio)
+    target = budget.single_target({"flops": flops, "parameters": parameters, "latency_ms": latency_ms}, ratio)
     ignored = set(ignored_layers(model, ignore))
     found = structure(model, example_inputs, types if isinstance(types, tuple) else (types,), check)
     _warn(model, {layer: reason for layer, reason in found.left_whole.items() if layer not in ignored})
@@ -173,19 +172,23 @@ def run_selection(
         for layer in coupling.layers
         if not share and budget.ratio_of(layer, ratio)
     }
-    _warn(model, held | budget.not_pruned(couplings, ratio, {name: left.get(name) for name in names}))
+    _warn(model, held | budget.without_effect(couplings, ratio, {name: left.get(name) for name in names}))
     left |= held
     replaced = target is not None and not isinstance(ratio, Mapping)
     least = [minimum if r or replaced else max(c.sizes.values()) for c, r in zip(couplings, ratios, strict=True)]
-    shape = partial(_shaped, couplings, round_to, least)
+
+    def shape(counts: Sequence[int]) -> list[int]:
+        """Round counts up to those that the couplings may keep."""
+        return [budget.allowed_count(c, k, round_to, m) for c, k, m in zip(couplings, counts, least, strict=True)]
+
     if target is None:  # as in NNI
         counts = shape([c.choices - int(c.choices * r) for c, r in zip(couplings, ratios, strict=True)])
     else:
         counts, target = _counts_for(model, example_inputs, couplings, shape, *target)
     started = time.perf_counter()
-    limits = shape([1] * len(couplings)), [budget.remaining(c, 1, round_to) for c in couplings]
+    limits = shape([1] * len(couplings)), [budget.allowed_count(c, 1, round_to) for c in couplings]
     chosen, searches = _choose(model, example_inputs, couplings, counts, method, seed, limits, target, options)
-    # A search that was continued took the seconds of its earlier sittings too.
+    # a search that was resumed took the seconds before it was interrupted as well
     searched = sum(step["seconds"] for steps in searches.values() for step in steps)
     seconds = max(time.perf_counter() - started, searched)
     whole = {} if layers is not None else {layer: list(range(width(model, layer))) for layer in left}
@@ -209,54 +212,65 @@ def _prunable(
         raise ValueError(f"unknown layer {sorted(unknown)[0]!r}: see topoprune.couplings for those that can be pruned")
     couplings = [c for c in couplings if layers is None or not set(layers).isdisjoint(c.layers)]
     if not couplings:
-        raise ValueError("nothing to prune: every layer is left whole or ignored")
+        raise ValueError("nothing to prune: every layer is left whole or ignored; ignore fewer, or prune other types")
     return couplings, left
 
 
 def _choose(model, example_inputs, couplings, counts, method, seed, limits, target, options):
-    """For each coupling the choices that stay, and the course of each search."""
+    """For each coupling the choices that stay, and the history of each search."""
     if is_global(method):
-        what, goal = target or ("flops", None)
-        measure = budget.measures(model, example_inputs, couplings, what)
-        scores = NETWORK_CRITERIA[method](model, example_inputs, couplings, **options)
-        for coupling, values in zip(couplings, scores, strict=True):
-            if not values.isfinite().all():
-                raise ValueError(
-                    f"{coupling.layers[0]} has scores by {method!r} that are NaN or infinite: check the example inputs "
-                    "and the weights for such values"
-                )
-        goal = measure(counts) if goal is None else goal
-        return budget.by_scores(scores, limits[0], limits[1], measure, goal), {}
-    options = dict(options)
-    checkpoints = options.pop("checkpoints", None)
-    generator = np.random.default_rng(seed)
+        return _choose_globally(model, example_inputs, couplings, counts, method, limits, target, options), {}
     if method == "random":
+        generator = np.random.default_rng(seed)
         return [generator.permutation(c.choices)[:k].tolist() for c, k in zip(couplings, counts, strict=True)], {}
     clouds: Sequence
     if isinstance(method, str) and method in RESPONSE_CRITERIA:
         clouds = responses(model, example_inputs, couplings)
     else:
-        space = options.pop("space", "weights")
-        clouds = points(model, example_inputs, couplings, space)
-        if method == "topological":
-            options.setdefault("metric", METRIC.get(space, "euclidean"))
-            search = among_living if space == "functional" else topological
+        clouds = points(model, example_inputs, couplings, options.get("space", "weights"))
+    layers = list(zip(couplings, clouds, counts, strict=True))
+    progress = tqdm(layers, desc="select", unit="layer", leave=False, disable=None)
+    if method == "topological":
+        return _search_layers(progress, seed, **options)
+    engine = options.get("engine")
+    return [_by_criterion(method, engine, coupling, cloud, keep) for coupling, cloud, keep in progress], {}
+
+
+def _choose_globally(model, example_inputs, couplings, counts, method, limits, target, options):
+    """The choices of the largest scores in the whole network, at the target or at the FLOPs of `counts`."""
+    what, goal = target or ("flops", None)
+    measure = budget.cost_function(model, example_inputs, couplings, what)
+    scores = NETWORK_CRITERIA[method](model, example_inputs, couplings, **options)
+    for coupling, values in zip(couplings, scores, strict=True):
+        if not values.isfinite().all():
+            raise ValueError(
+                f"{coupling.layers[0]} has scores by {method!r} that are NaN or infinite: check the example inputs "
+                "and the weights for such values"
+            )
+    return budget.by_scores(scores, limits[0], limits[1], measure, measure(counts) if goal is None else goal)
+
+
+def _search_layers(layers: Iterable, seed: int, space: str = "weights", checkpoints: Any = None, **options):
+    """One topological search in each coupling: the choices that stay, and the histories."""
+    options.setdefault("metric", SPACE_METRICS.get(space, "euclidean"))
+    search = among_living if space == "functional" else topological
     chosen, searches = [], {}
-    for index, (coupling, cloud, keep) in enumerate(
-        tqdm(list(zip(couplings, clouds, counts, strict=True)), desc="select", unit="layer", leave=False, disable=None)
-    ):
+    for index, (coupling, cloud, keep) in enumerate(layers):
         log.info("%s: keep %d of %d", coupling.layers[0], keep, coupling.choices)
-        if method == "topological":
-            checkpoint = None if checkpoints is None else Path(str(checkpoints), f"search-{index}.json")
-            result = search(cloud, keep, seed * 1000 + index, checkpoint=checkpoint, **options)
-            chosen.append(result.kept.tolist())
-            searches[coupling.layers[0]] = result.history
-        elif options.get("engine") == "nni" and keep < len(cloud):
-            chosen.append(criteria.nni(NNI_PRUNERS[method], cloud, keep))
-        else:
-            criterion = method if callable(method) else (LAYER_CRITERIA | RESPONSE_CRITERIA)[method]
-            chosen.append(_best(criterion, coupling.layers[0], cloud, keep))
+        checkpoint = None if checkpoints is None else Path(str(checkpoints), f"search-{index}.json")
+        result = search(cloud, keep, seed * 1000 + index, checkpoint=checkpoint, **options)
+        chosen.append(result.kept.tolist())
+        searches[coupling.layers[0]] = result.history
     return chosen, searches
+
+
+def _by_criterion(method: str | Callable, engine: str | None, coupling: Coupling, cloud: Any, keep: int) -> list[int]:
+    """The choices of one coupling that a criterion of its points keeps."""
+    log.info("%s: keep %d of %d", coupling.layers[0], keep, coupling.choices)
+    if engine == "nni" and keep < len(cloud):
+        return criteria.nni(NNI_PRUNERS[str(method)], cloud, keep)
+    criterion = method if callable(method) else (LAYER_CRITERIA | RESPONSE_CRITERIA)[method]
+    return _best(criterion, coupling.layers[0], cloud, keep)
 
 
 def _best(criterion: Callable, layer: str, cloud: Any, keep: int) -> list[int]:
@@ -284,21 +298,20 @@ def _kept(couplings: Sequence[Coupling], chosen: Sequence[Sequence[int]]) -> Kep
     return {layer: sorted(filters) for layer, filters in kept.items()}
 
 
-def _shaped(couplings: Sequence[Coupling], round_to: int, least: Sequence[int], counts: Sequence[int]) -> list[int]:
-    return [budget.remaining(c, k, round_to, minimum) for c, k, minimum in zip(couplings, counts, least, strict=True)]
-
-
 def _counts_for(model, example_inputs, couplings, shape, what: str, value: float | int) -> tuple[list[int], Any]:
     """The counts of the nearest uniform ratio, and the target as a number."""
-    measure = budget.measures(model, example_inputs, couplings, what)
+    measure = budget.cost_function(model, example_inputs, couplings, what)
     goal = budget.absolute_target(what, value, measure([c.choices for c in couplings]))
     if measure(shape([1] * len(couplings))) > 1.01 * goal:
-        raise ValueError(f"{what} cannot fall to {goal:g}: with the fewest filters allowed it is still above it")
-    return budget.towards(couplings, shape, measure, goal), (what, goal)
+        raise ValueError(
+            f"{what} cannot fall to {goal:g}: with the fewest filters allowed it is still above it; raise the target, "
+            "or lower minimum or round_to"
+        )
+    return budget.counts_at(couplings, shape, measure, goal), (what, goal)
 
 
 def ignored_layers(model: nn.Module, ignore: str | nn.Module | type | Iterable[str | nn.Module | type]) -> list[str]:
-    """The layers in what `ignore` names."""
+    """Names of the layers inside the modules that `ignore` names."""
     modules = dict(model.named_modules(remove_duplicate=False))
     inside: set[nn.Module] = set()
     for one in [ignore] if isinstance(ignore, (str, nn.Module, type)) else ignore:

@@ -1,14 +1,13 @@
 """Save networks to files, load them, and prune from a file or a torchvision name to a file."""
 
-import contextlib
 import inspect
 import json
 import os
 import pickle
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from safetensors import SafetensorError
@@ -21,15 +20,15 @@ from topoprune.budget import TARGETS
 from topoprune.coupling import Kept, composed
 from topoprune.models import build
 from topoprune.network import remove
-from topoprune.passes import copied, first_inputs
+from topoprune.passes import copied, first_inputs, one_line
 from topoprune.pruning import Pruned, prune
 from topoprune.selection import is_functional
 
 BATCH = 32
 """Inputs of the example batch."""
 
-IMAGES = 1536
-"""Most images that a choice by what channels compute, or compensation, reads."""
+MAX_IMAGES = 1536
+"""Most images that are read for a choice by what channels compute, or for compensation."""
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of the colours, by which torchvision's networks expect images to be normalised."""
@@ -45,7 +44,7 @@ def save(
         path: the file, as safetensors.
         source: how to build the network before pruning: {"architecture", "classes", "width"} for `build`, or
             {"torchvision": name}. Without it `load` wants the network itself.
-        kept: of a pruned network the kept filters, as in `Pruned.kept`.
+        kept: kept filters of a pruned network, as in `Pruned.kept`.
         example_inputs: with `kept`, the inputs that the network was pruned with; the shapes of two of them are stored,
             and what is not a tensor of floats as it is.
 
@@ -69,7 +68,7 @@ def save(
         raise ValueError("save needs example_inputs beside kept: load prunes a fresh network on inputs of their shape")
     about = dict(source or {})
     if kept is not None:
-        about |= {"kept": kept, "inputs": _described(first_inputs(example_inputs, 2))}
+        about |= {"kept": kept, "inputs": _describe_inputs(first_inputs(example_inputs, 2))}
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     files.write_tensors(Path(path), tensors, {"source": about})
 
@@ -155,10 +154,11 @@ def prune_file(
     if images is None and (computed or compensation):
         what = "this choice depends" if computed else "compensation depends"
         raise ValueError(f"{what} on what the network computes: give images, a folder or a tensor file")
-    network, source = _named(model, weights, classes)
+    network, source = _load_network(model, weights, classes)
     shape = list(shape or _input_shape(model, source))
-    count = IMAGES if functional or compensation else BATCH
-    example = _images(images, shape, count) if images else _made_from({"shape": [BATCH, *shape], "type": "float32"})
+    count = MAX_IMAGES if functional or compensation else BATCH
+    noise = {"shape": [BATCH, *shape], "type": "float32"}
+    example = _images(images, shape, count) if images else _rebuild_inputs(noise)
     files.check_writable(output)
     network, example = network.to(device).eval(), example.to(device)
     if compensation:
@@ -166,7 +166,7 @@ def prune_file(
     result = prune(network, example, method, ratio, seed, compensate=example if compensation else None, **options)
     ratio = ratio if all(options.get(name) is None for name in TARGETS) else None
     asked = {"model": model, "method": method, "ratio": ratio, "seed": seed, "shape": shape, **options}
-    text = json.dumps(asked | _told(result), indent=2, default=lambda value: getattr(value, "__name__", str(value)))
+    text = json.dumps(asked | _as_json(result), indent=2, default=lambda value: getattr(value, "__name__", str(value)))
     if result.model is not None:
         kept = composed(source.pop("kept", {}), result.kept)
         save(result.model, output, source, kept, example[:2])
@@ -174,7 +174,7 @@ def prune_file(
     return result, json.loads(text)
 
 
-def _told(result: Pruned) -> dict[str, Any]:
+def _as_json(result: Pruned) -> dict[str, Any]:
     """A result as JSON values, without its network."""
     return {
         "selection_seconds": result.seconds,
@@ -185,7 +185,7 @@ def _told(result: Pruned) -> dict[str, Any]:
     }
 
 
-def _named(model: str, weights: str, classes: int | None) -> tuple[nn.Module, dict]:
+def _load_network(model: str, weights: str, classes: int | None) -> tuple[nn.Module, dict]:
     """The network of a file or of a torchvision name, and how it is built."""
     if Path(model).suffix != ".safetensors":
         return _torchvision(model, weights, classes)
@@ -196,7 +196,7 @@ def _named(model: str, weights: str, classes: int | None) -> tuple[nn.Module, di
 
 def _input_shape(model: str, source: dict) -> list[int]:
     """(channels, height, width) of an input, without the batch."""
-    inputs = tree_leaves(_made_from(source["inputs"])) if "inputs" in source else None
+    inputs = tree_leaves(_rebuild_inputs(source["inputs"])) if "inputs" in source else None
     if inputs is None:
         return [3, 32, 32] if "architecture" in source else [3, 224, 224]
     if len(inputs) > 1:
@@ -217,12 +217,14 @@ def _stored(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, dict
     else:
         raise ValueError(f"{path} does not say which network it holds: save it with source, or load it with model")
     if "kept" in source:
-        network = remove(network, _made_from(source["inputs"]), source["kept"], check=False)
+        network = remove(network, _rebuild_inputs(source["inputs"]), source["kept"], check=False)
     weights = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{path} holds another network than {type(network).__name__}: {error}") from error
+        raise ValueError(
+            f"{path} holds another network than {type(network).__name__}: {one_line(error)}; pass the saved one"
+        ) from error
     return network.eval(), source
 
 
@@ -240,7 +242,8 @@ def _torchvision(name: str, weights: str, classes: int | None) -> tuple[nn.Modul
             model = build_torchvision(name, classes)
             model.load_state_dict(load_file(weights))
         else:
-            with _no_pickle():
+            # torchvision checks the hash of new downloads alone: no file may run code
+            with mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
                 model = build_torchvision(name, classes, weights=weights)
     except (OSError, pickle.UnpicklingError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
@@ -265,28 +268,14 @@ def build_torchvision(name: str, classes: int | None = None, weights: str | None
     return get_model(name, weights=weights, **options, **({"num_classes": classes} if classes else {}))
 
 
-@contextlib.contextmanager
-def _no_pickle() -> Iterator[None]:
-    """torchvision lets torch.load run code of a file of weights, and checks the hash of new downloads alone."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
 def _images(source: Path | str, shape: list[int], count: int) -> Tensor:
     """(n, channels, height, width) normalised images of a folder, or the tensor of a file; n is at most `count`."""
     source = Path(source)
     if source.suffix == ".safetensors":
         tensors = [*load_file(source).values()]
         if len(tensors) != 1 or list(tensors[0].shape[1:]) != shape:
-            raise ValueError(f"{source} must hold one tensor of shape (n, {', '.join(map(str, shape))})")
+            found = ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "none"
+            raise ValueError(f"{source} must hold one tensor of shape (n, {', '.join(map(str, shape))}), got {found}")
         if not tensors[0].is_floating_point():
             raise ValueError(
                 f"{source} holds {tensors[0].dtype}: store the images as float32, normalised as in training"
@@ -314,15 +303,15 @@ def _cropped(image: Tensor, size: list[int]) -> Tensor:
     return transforms.center_crop(transforms.resize(image, covering, antialias=True), size)
 
 
-def _described(inputs: Any) -> Any:
-    """Inputs as JSON values: of numbers that are not whole the shape alone, all else as it is."""
+def _describe_inputs(inputs: Any) -> Any:
+    """Inputs as JSON values: tensors of floats by shape and type alone, all else by value."""
     if isinstance(inputs, Tensor):
         shape = {"shape": list(inputs.shape), "type": str(inputs.dtype).removeprefix("torch.")}
         return shape if inputs.is_floating_point() or inputs.is_complex() else {**shape, "values": inputs.tolist()}
     if isinstance(inputs, dict):
-        return {"named": {name: _described(value) for name, value in inputs.items()}}
+        return {"named": {name: _describe_inputs(value) for name, value in inputs.items()}}
     if isinstance(inputs, tuple | list):
-        return [_described(value) for value in inputs]
+        return [_describe_inputs(value) for value in inputs]
     if inputs is None or isinstance(inputs, bool | int | float | str):
         return {"value": inputs}
     raise ValueError(
@@ -331,14 +320,14 @@ def _described(inputs: Any) -> Any:
     )
 
 
-def _made_from(described: Any) -> Any:
-    """Inputs as `_described` tells them."""
+def _rebuild_inputs(described: Any) -> Any:
+    """Inputs as `_describe_inputs` describes them; floats are random."""
     if isinstance(described, list):
-        return tuple(_made_from(value) for value in described)
+        return tuple(_rebuild_inputs(value) for value in described)
     if "value" in described:
         return described["value"]
     if "named" in described:
-        return {name: _made_from(value) for name, value in described["named"].items()}
+        return {name: _rebuild_inputs(value) for name, value in described["named"].items()}
     dtype = getattr(torch, described["type"])
     if dtype.is_floating_point:
         return torch.randn(described["shape"], generator=torch.Generator().manual_seed(0), device="cpu").to(dtype)

@@ -16,9 +16,9 @@ from topoprune import genetic
 from topoprune.coupling import LAYERS, Coupling
 from topoprune.cover import COVERS, covered
 from topoprune.fitness import Fitness, distance_matrix
-from topoprune.functional import BATCH, responses, stand_in
+from topoprune.functional import responses
 from topoprune.network import structure
-from topoprune.passes import batch_size, run, seed_generators, some_inputs
+from topoprune.passes import eager_copy, run, seeded_parts
 from topoprune.unfolding import batched
 
 ACTIVATION_SIDE = 4
@@ -78,7 +78,7 @@ def topological(
 
 
 def _refuse_for_covers(search: str, **options) -> None:
-    """A cover looks at distances alone: options of diagrams and of a genetic search would be ignored."""
+    """Refuse options of diagrams and of the genetic search, which a cover would ignore."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(topological).parameters.items()}
     for name, value in options.items():
         if value != defaults.get(name, inspect.Parameter.empty):
@@ -103,7 +103,7 @@ def among_living(points: Float[np.ndarray, "n d"], keep: int, seed: int = 0, **o
 SEARCHES = (*genetic.SEARCHES, *COVERS)
 """Names of searches."""
 
-METRIC = {"functional": "sine"}
+SPACE_METRICS = {"functional": "sine"}
 """Space -> its metric, where that is not the euclidean one."""
 
 
@@ -180,13 +180,12 @@ def _activations(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     """Layer -> (filters, images x positions), divided by the square root of the number of images."""
     norms = structure(model, example_inputs, LAYERS, check=False).norms
     outputs: dict[str, list[Tensor]] = {}
-    with stand_in(model) as (network, prefix), torch.no_grad():
+    with eager_copy(model) as (network, prefix), torch.no_grad():
         modules = {prefix + name: module for name, module in network.named_modules()}
         for name in [name for name, module in modules.items() if isinstance(module, LAYERS)]:
             modules[norms.get(name, name)].register_forward_hook(_keep_output(outputs.setdefault(name, [])))
-        for start in range(0, batch_size(example_inputs), BATCH):
-            seed_generators(start)
-            run(network, some_inputs(example_inputs, start, start + BATCH))
+        for inputs in seeded_parts(example_inputs):
+            run(network, inputs)
     return {
         name: torch.cat([output.transpose(0, 1).flatten(1) for output in calls], dim=1) / sum(map(len, calls)) ** 0.5
         for name, calls in outputs.items()

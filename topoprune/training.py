@@ -29,7 +29,8 @@ from topoprune._engine.graph import Step, captured
 from topoprune._engine.memory import keep_memory
 from topoprune._engine.muon import Muon
 from topoprune._engine.precision import autocast
-from topoprune.passes import call, copied_inputs, evaluating
+from topoprune.distillation import check_teacher, loss_of_teacher
+from topoprune.passes import call, copied_inputs, device_of, evaluating
 
 CHECKPOINT_SETTINGS = (
     "epochs batch peak_rate warmup momentum weight_decay label_smoothing shift muon_rate muon_decay cutout"
@@ -180,17 +181,13 @@ def train(
     """
     if any(isinstance(batches, Iterator) for batches in (data, validation, test)):
         raise ValueError("an iterator is empty after one epoch: pass a list of batches or a DataLoader")
-    _check_teacher(teacher, model, recipe)
+    check_teacher(teacher, model, recipe.distillation)
     for batches in (validation, test):
         if batches is not None:
             _check_evaluation(model, batches)
     steps = length_hint(data) or sum(1 for _ in data)
     if fast:
-        for tensor in chain(model.parameters(), model.buffers()):
-            if tensor.ndim == 4:
-                tensor.data = tensor.data.to(memory_format=torch.channels_last)
-        if _device(model).type == "cpu":
-            keep_memory()
+        _prepare_fast(model)
     optimizers = _optimizers(model, recipe)
     start = "" if identity or checkpoint is None else files.digest(model.state_dict())
     identity = f"{identity} {recipe.settings(CHECKPOINT_SETTINGS)} seed {seed}"
@@ -221,6 +218,15 @@ def train(
     return history
 
 
+def _prepare_fast(model: nn.Module) -> None:
+    """Use the channels_last layout, and on the CPU keep memory for the rest of the process."""
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    if device_of(model).type == "cpu":
+        keep_memory()
+
+
 def accuracy(model: nn.Module, data: Iterable, *, precise: bool = False) -> float:
     """Share of the labels that get the highest score. The network runs in evaluation mode and keeps its modes.
 
@@ -239,7 +245,7 @@ def accuracy(model: nn.Module, data: Iterable, *, precise: bool = False) -> floa
         >>> accuracy(nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 2]))])
         0.75
     """
-    device = _device(model)
+    device = device_of(model)
     right, total = torch.zeros((), dtype=torch.int64, device=device), 0
     with evaluating(model), torch.no_grad(), nullcontext() if precise else autocast(device):
         for inputs, labels in _batches(data, device):
@@ -271,7 +277,7 @@ def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module
         >>> norm.running_mean.item(), norm.running_var.item()
         (2.0, 2.0)
     """
-    device, done = _device(model), False
+    device, done = device_of(model), False
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     before = [(norm, norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
     with evaluating(model), torch.no_grad(), autocast(device):
@@ -290,10 +296,6 @@ def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module
     return model
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
-
-
 def _as_pairs(data: Iterable) -> Iterator:
     """Batches whose labels are not needed: a tensor alone, or alone in a list, becomes a pair."""
     for batch in [data] if isinstance(data, Tensor) else data:
@@ -306,7 +308,9 @@ def _batches(data: Iterable, device: torch.device) -> Iterator[tuple]:
     batch = None
     for batch in data:
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
-            raise ValueError(f"a batch must be a pair (inputs, labels), got {type(batch).__name__}")
+            raise ValueError(
+                f"a batch must be a pair (inputs, labels), got {type(batch).__name__}: pass a loader of pairs"
+            )
         yield tree_map_only(Tensor, lambda tensor: tensor.to(device), tuple(batch))
     if batch is None:
         raise ValueError("the data have no batches: pass a list or a DataLoader, which can be read more than once")
@@ -327,7 +331,10 @@ def _count_right(scores: Tensor, labels: Tensor) -> Tensor:
 def _scores(model: nn.Module, inputs: Any) -> Tensor:
     scores = call(model, copied_inputs(inputs))
     if not isinstance(scores, Tensor):
-        raise ValueError(f"the network must answer with a tensor of class scores, got {type(scores).__name__}: wrap it")
+        raise ValueError(
+            f"the network must answer with a tensor of class scores, got {type(scores).__name__}: wrap it in a module "
+            "that returns the scores"
+        )
     return scores
 
 
@@ -335,46 +342,6 @@ def _check_evaluation(model: nn.Module, data: Iterable) -> None:
     """Refuse data on which no accuracy can be measured, before an epoch is lost; only the first batch is read."""
     with torch.random.fork_rng(devices=[]):  # a shuffling loader draws numbers
         accuracy(model, islice(data, 1))
-
-
-def _check_teacher(teacher: nn.Module | None, model: nn.Module, recipe: Recipe) -> None:
-    if teacher is None and recipe.distillation:
-        raise ValueError("a recipe with distillation needs a teacher: pass teacher=, as a rule the dense network")
-    if teacher is None:
-        return
-    if not isinstance(teacher, nn.Module):
-        raise ValueError(f"teacher must be an nn.Module, got {type(teacher).__name__}: wrap it in a module")
-    if not recipe.distillation:
-        raise ValueError("the teacher would not be used: set distillation in the recipe, as in distillation=0.9")
-    if _storages(teacher) & _storages(model):
-        raise ValueError("the teacher shares weights with the network: pass a copy, copy.deepcopy(model)")
-    if _device(teacher) != _device(model):
-        raise ValueError(
-            f"the teacher is on {_device(teacher)} and the network on {_device(model)}: move it, teacher.to(...)"
-        )
-    taught, own = _types(teacher), _types(model)
-    with autocast(_device(model)):
-        casts = torch.is_autocast_enabled(_device(model).type)  # all but float64
-    if taught and own and taught.isdisjoint(own) and not (casts and torch.float64 not in taught | own):
-        raise ValueError(
-            f"the teacher has weights of type {_named(taught)} and the network of {_named(own)}: convert it, "
-            f"teacher.to({min(own, key=str)})"
-        )
-
-
-def _storages(module: nn.Module) -> set[tuple[torch.device, int]]:
-    """Where the parameters and buffers lie in memory, except those that take none."""
-    tensors = chain(module.parameters(), module.buffers())
-    places = {(tensor.device, tensor.untyped_storage().data_ptr()) for tensor in tensors}
-    return {(device, address) for device, address in places if address}
-
-
-def _types(module: nn.Module) -> set[torch.dtype]:
-    return {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
-
-
-def _named(types: set[torch.dtype]) -> str:
-    return " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
 
 
 def _step(model: nn.Module, data: Iterable, recipe: Recipe, teacher: nn.Module | None, fast: bool) -> Step:
@@ -387,13 +354,13 @@ def _step(model: nn.Module, data: Iterable, recipe: Recipe, teacher: nn.Module |
             if teacher is not None:
                 with torch.no_grad():
                     target = _scores(teacher, inputs)
-                loss = loss + recipe.distillation * _loss_of_teacher(scores, target, recipe.temperature)
+                loss = loss + recipe.distillation * loss_of_teacher(scores, target, recipe.temperature)
         model.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach()
 
-    if fast and _device(model).type == "cuda":
-        return captured(step, model, *next(_batches(data, _device(model))))
+    if fast and device_of(model).type == "cuda":
+        return captured(step, model, *next(_batches(data, device_of(model))))
     return step
 
 
@@ -401,17 +368,6 @@ def _loss_of_labels(scores: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
     if recipe.distillation == 1:
         return scores.new_zeros(())
     return (1 - recipe.distillation) * F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
-
-
-def _loss_of_teacher(scores: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """Mean divergence of the softened class probabilities from the teacher's; scores are (b, classes, ...)."""
-    if scores.shape != target.shape:
-        raise ValueError(
-            f"the teacher answers with scores of shape {tuple(target.shape)}, the network with {tuple(scores.shape)}: "
-            "both must know the same classes"
-        )
-    own, taught = ((values.float() / temperature).log_softmax(1) for values in (scores, target))
-    return temperature**2 * F.kl_div(own, taught, reduction="none", log_target=True).sum(1).mean()
 
 
 def _epoch(step: Step, optimizers, data: Iterable, recipe: Recipe, steps: int, seed: int, epoch: int) -> float | None:
@@ -439,7 +395,9 @@ def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
     """SGD, and Muon for the convolutions if it has a rate. Each group of parameters holds its peak rate."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise ValueError("nothing to train: no parameter of the network requires a gradient")
+        raise ValueError(
+            "nothing to train: no parameter of the network requires a gradient; call requires_grad_(True) on some"
+        )
     convolutions = [p for p in parameters if p.ndim == 4 and recipe.muon_rate]
     weights = [p for p in parameters if p.ndim > 1 and not (p.ndim == 4 and recipe.muon_rate)]
     vectors = [p for p in parameters if p.ndim <= 1]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-POSITIONS = 64  # of an image, that one regression sees
+POSITIONS = 64  # sampled from each image for a regression
 
 
 def batched(layer: Any, tensor: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def sampled(maps: Tensor, seed: int, kernel: int = 0) -> Tensor:
 
 
 def output_axis(module: Any) -> int:
-    """The axis of the weight that has the outputs."""
+    """The axis of the outputs in a layer's weight."""
     return 1 if getattr(module, "transposed", False) else 0
 
 

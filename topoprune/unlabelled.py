@@ -1,4 +1,4 @@
-"""Images without labels, in batches of our own."""
+"""Divide images anew into batches, without their labels."""
 
 import itertools
 import math
@@ -42,7 +42,7 @@ def batches_of(images: Any, network: nn.Module) -> list:
 
 
 def _signature(inputs: Any) -> tuple | None:
-    """All of a batch but the number of its images; None if not all of its tensors are by images."""
+    """Structure, shapes and types of a batch, without its size. None if a tensor has no axis of images."""
     leaves, structure = tree_flatten(inputs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors}

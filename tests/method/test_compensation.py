@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 import topoprune
 from topoprune import compensation, consumers, pruning, unfolding, unlabelled
 from topoprune.network import structure
-from topoprune.regression import RIDGES, Moments, regression
+from topoprune.regression import RIDGES, Moments, ridge_regression
 
 MODES = ["channels", "convolution"]
 KEPT = [0, 2, 3, 5]
@@ -246,7 +246,7 @@ def with_copies(kind, inputs):
         half = coupling.choices // 2
         for axis in coupling.slices.keys() - coupling.readers:
             choices, indices = coupling.slices[axis]
-            value = own[axis.tensor].data.movedim(axis.axis, 0)
+            value = own[axis.name].data.movedim(axis.dim, 0)
             order = indices[np.argsort(choices, kind="stable")].reshape(coupling.choices, -1)
             for i in range(half, 2 * half):
                 value[order[i]] = value[order[i - half]].clone()
@@ -301,7 +301,7 @@ def test_a_regression_is_never_worse_than_plain_coefficients(seed, groups, input
     moments, plain = Moments(centred), torch.as_tensor(rng.standard_normal((groups, 2, inputs)))
     for part in torch.arange(60).tensor_split(extra + 1):
         moments.add(rows[part], held_out[part])
-    found, intercept, _, share = regression(moments, plain)
+    found, intercept, _, share = ridge_regression(moments, plain)
     assert found.isfinite().all() and intercept.isfinite().all() and share <= 1
     centre = rows.double().mean(0) * centred
     every = [x.flatten(1) for x in (found, plain)]
@@ -514,8 +514,8 @@ def test_small_memory_and_sampled_positions_change_nothing(mode, monkeypatch):
     dense_rows = compensation._dense_rows
     monkeypatch.setattr(compensation, "_dense_rows", lambda *args: passes.append(1) or dense_rows(*args))
     networks = []
-    for limit in (compensation.CACHE, 1):
-        monkeypatch.setattr(compensation, "CACHE", limit)
+    for limit in (compensation.CACHE_BYTES, 1):
+        monkeypatch.setattr(compensation, "CACHE_BYTES", limit)
         networks.append(topoprune.remove(model, inputs[:2], kept, compensate=inputs, compensation=mode))
     assert len(passes) == 1 + 3
     assert same(state(networks[0]), state(networks[1]))
@@ -526,9 +526,9 @@ def test_too_wide_regressions_are_by_channels_or_not_at_all(monkeypatch, caplog)
     model, inputs = Flattened().eval(), images(96, 3, 16, 16)
     kept = topoprune.select(model, inputs[:2], "l1", 0.5)
     with caplog.at_level(logging.INFO, "topoprune"):
-        monkeypatch.setattr(consumers, "WIDEST", 50)
+        monkeypatch.setattr(consumers, "MAX_INPUTS", 50)
         by_channels = topoprune.remove(model, inputs[:2], kept, compensate=inputs)
-        monkeypatch.setattr(consumers, "WIDEST", 7)
+        monkeypatch.setattr(consumers, "MAX_INPUTS", 7)
         topoprune.remove(model, inputs[:2], kept, compensate=inputs)
     assert "three is compensated by channels: no regression on 72 inputs" in caplog.text
     assert "three is not compensated: a regression on 8 inputs is too large" in caplog.text

@@ -136,7 +136,7 @@ def test_what_cannot_be_covered_is_refused():
     delta = np.zeros((3, 3))
     for keep in (0, 4):
         for choose in (cover, merge_tree):
-            with pytest.raises(ValueError, match=f"keep must lie in 1 .. 3, got {keep}"):
+            with pytest.raises(ValueError, match=rf"keep must lie in \[1, 3\], got {keep}"):
                 choose(delta, keep)
     with pytest.raises(ValueError, match="at least one point"):
         covering_radius(delta, [])

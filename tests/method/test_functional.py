@@ -44,7 +44,7 @@ def covariance(rows):
 
 
 def first_reader(model, coupling):
-    return sorted(coupling.readers)[0].tensor.removesuffix(".weight")
+    return sorted(coupling.readers)[0].name.removesuffix(".weight")
 
 
 def test_moments_of_a_chain_are_those_of_what_the_next_layer_reads():

@@ -428,9 +428,9 @@ def test_an_empty_batch_is_refused():
 
 def test_old_files_that_hold_shapes_alone_load(tmp_path):
     """As written before integers were stored by value."""
-    from topoprune.storage import _made_from
+    from topoprune.storage import _rebuild_inputs
 
-    made = _made_from(json.loads('[{"shape": [2, 3], "type": "float32"}, {"shape": [2], "type": "int64"}]'))
+    made = _rebuild_inputs(json.loads('[{"shape": [2, 3], "type": "float32"}, {"shape": [2], "type": "int64"}]'))
     assert made[0].shape == (2, 3) and made[1].tolist() == [0, 0]
     assert remove(classifier(), IMAGES, {"0": [0, 1]})[0].out_channels == 2
 

@@ -58,7 +58,7 @@ def _captured(step: Step, model: nn.Module, inputs: Tensor, labels: Tensor) -> S
     def replay(batch: Tensor, batch_labels: Tensor) -> Tensor:
         if batch.shape != inputs.shape:
             raise ValueError(
-                f"all batches must have the size {len(inputs)} of the first, got {len(batch)}: drop the last"
+                f"all batches must have the size {len(inputs)} of the first, got {len(batch)}: set drop_last"
             )
         inputs.copy_(batch)
         labels.copy_(batch_labels)

@@ -10,11 +10,6 @@ import torch
 from topoprune._engine.convolutions import LARGEST, SmallAsProducts
 
 
-def default_device() -> str:
-    """Return "cuda" if a CUDA device is available, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 @cache
 def precision(device: str) -> torch.dtype:
     """Choose the precision of convolutions on a kind of device ("cpu", "cuda").

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from topoprune._engine.precision import default_device
 from topoprune.measure.loops import LOADERS, batches, loops
 from topoprune.measure.machine import Row, describe_machine, run_sections
 from topoprune.measure.scaling import growth, processes, removal, trials
 from topoprune.measure.steps import convolutions, operations, peaks, precisions
 from topoprune.measure.workload import Workload, full_workload, multiply_adds, quick_workload
+from topoprune.study.execution import default_device
 
 OUTPUT = Path("_build/bench/training.json")
 PACKAGES = ["torch", "torchvision", "torch-pruning", "numpy"]

@@ -13,7 +13,7 @@ from topoprune.study.choice import FUNCTIONAL_IMAGES
 from topoprune.study.images import Data
 from topoprune.study.networks import trained_on_record
 from topoprune.study.trial import Clouds
-from topoprune.topological import METRIC, points, topological
+from topoprune.topological import SPACE_METRICS, points, topological
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Of the distances of a layer."""
@@ -36,7 +36,7 @@ def describe_clouds(clouds: Clouds, data: Data, records: tuple[Path, ...]) -> di
     groups = couplings(dense, images, check=False)
     layers: dict[str, dict] = {group.layers[0]: {} for group in groups}
     for space in SPACES:
-        metric = METRIC.get(space, "euclidean")
+        metric = SPACE_METRICS.get(space, "euclidean")
         for group, cloud in zip(groups, points(dense, images, groups, space), strict=True):
             layer = group.layers[0]
             delta = distance_matrix(cloud, metric).astype(float)

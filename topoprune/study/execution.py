@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from topoprune import files
-from topoprune._engine.precision import default_device
 from topoprune.costs import cost
 from topoprune.network import remove
 from topoprune.study import datasets
@@ -44,6 +43,11 @@ RECOVERY_MARGIN = 0.005
 
 TIMES = {"seconds", "selection_seconds", "latency_ms", "images_per_second"}
 """Fields of a result that differ from run to run of one spec."""
+
+
+def default_device() -> str:
+    """Return "cuda" if a CUDA device is available, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def run(spec: Spec, device: str | None = None, *records: Path) -> Record:

@@ -1,0 +1,62 @@
+"""What a teacher adds to the loss of a network (Hinton et al., 2015), and which teachers are refused."""
+
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topoprune._engine.precision import autocast
+from topoprune.passes import device_of
+
+
+def loss_of_teacher(scores: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Mean divergence of the softened class probabilities from the teacher's; scores are (b, classes, ...)."""
+    if scores.shape != target.shape:
+        raise ValueError(
+            f"the teacher answers with scores of shape {tuple(target.shape)}, the network with {tuple(scores.shape)}: "
+            "both must know the same classes"
+        )
+    own, taught = ((values.float() / temperature).log_softmax(1) for values in (scores, target))
+    return temperature**2 * F.kl_div(own, taught, reduction="none", log_target=True).sum(1).mean()
+
+
+def check_teacher(teacher: nn.Module | None, model: nn.Module, distillation: float) -> None:
+    """Refuse a teacher that cannot teach `model`, one that would not be used, and a share of the loss without one."""
+    if teacher is None and distillation:
+        raise ValueError("a recipe with distillation needs a teacher: pass teacher=, as a rule the dense network")
+    if teacher is None:
+        return
+    if not isinstance(teacher, nn.Module):
+        raise ValueError(f"teacher must be an nn.Module, got {type(teacher).__name__}: wrap it in a module")
+    if not distillation:
+        raise ValueError("the teacher would not be used: set distillation in the recipe, as in distillation=0.9")
+    if _storages(teacher) & _storages(model):
+        raise ValueError("the teacher shares weights with the network: pass a copy, copy.deepcopy(model)")
+    if device_of(teacher) != device_of(model):
+        raise ValueError(
+            f"the teacher is on {device_of(teacher)} and the network on {device_of(model)}: move it, teacher.to(...)"
+        )
+    taught, own = _types(teacher), _types(model)
+    with autocast(device_of(model)):
+        casts = torch.is_autocast_enabled(device_of(model).type)  # all but float64
+    if taught and own and taught.isdisjoint(own) and not (casts and torch.float64 not in taught | own):
+        raise ValueError(
+            f"the teacher has weights of type {_type_names(taught)} and the network of {_type_names(own)}: convert it, "
+            f"teacher.to({min(own, key=str)})"
+        )
+
+
+def _storages(module: nn.Module) -> set[tuple[torch.device, int]]:
+    """Where the parameters and buffers lie in memory, except those that take none."""
+    tensors = chain(module.parameters(), module.buffers())
+    places = {(tensor.device, tensor.untyped_storage().data_ptr()) for tensor in tensors}
+    return {(device, address) for device, address in places if address}
+
+
+def _types(module: nn.Module) -> set[torch.dtype]:
+    return {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+
+
+def _type_names(types: set[torch.dtype]) -> str:
+    return " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
