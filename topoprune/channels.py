@@ -19,11 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -35,6 +33,7 @@ from topoprune.operations import (
     REDUCTIONS,
     SIZES_ONLY,
     WITHIN_CHANNELS,
+    Followable,
 )
 from topoprune.passes import tensors_in
 
@@ -67,6 +66,7 @@ class Channels:
         readers: axes of weights that read channels.
         norms: normalisation layer -> the components of its input channels.
         follows: layer -> its BatchNorm, which alone reads its output and reads nothing else.
+        called: names of the modules that ran, or whose weights were read.
     """
 
     start: dict[Axis, int]
@@ -77,6 +77,7 @@ class Channels:
     readers: set[Axis]
     norms: dict[str, np.ndarray]
     follows: dict[str, str]
+    called: set[str]
 
     def components(self, axis: Axis) -> np.ndarray:
         """(n,) the component of every index of an axis."""
@@ -101,38 +102,12 @@ def trace(model: nn.Module, passes: Iterable) -> Channels:
             hooks.enter_context(module.register_forward_hook(lambda *_: follower.leave()))
         for forward in passes:
             follower.inside.clear()
-            with torch.no_grad(), follower, _Followable():
+            with torch.no_grad(), follower, Followable():
                 output = forward(model)
             for tensor in tensors_in(output):
                 follower.fix(follower.labels(tensor), "its channels are an output of the network")
                 follower.read(tensor)
     return follower.result()
-
-
-class _Followable(TorchFunctionMode):
-    """Replace two functions by equivalents that can be followed.
-
-    PyTorch multiplies inputs of a linear layer that are not contiguous by an expanded weight. It implements circular
-    padding by writing into an empty tensor.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is F.linear and args:
-            return func(args[0].contiguous(), *args[1:], **kwargs)
-        if func is F.pad and "circular" in (*args[2:3], kwargs.get("mode")):
-            return _padded_around(args[0], args[1] if len(args) > 1 else kwargs["pad"])
-        return func(*args, **kwargs)
-
-
-def _padded_around(tensor: Tensor, padding: Sequence[int]) -> Tensor:
-    """Circular padding of the last axes, the last one first."""
-    for i, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True)):
-        axis, size = tensor.ndim - 1 - i, tensor.shape[-1 - i]
-        left, right = max(before, 0), max(after, 0)  # negative padding crops
-        middle = tensor.narrow(axis, left - before, size - (left - before) - (right - after))
-        tensor = torch.cat([tensor.narrow(axis, size - left, left), middle, tensor.narrow(axis, 0, right)], axis)
-    return tensor
 
 
 class _Follower(TorchDispatchMode):
@@ -156,9 +131,11 @@ class _Follower(TorchDispatchMode):
         self.batch_norms = {
             name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
         }
+        self.layers = {name for name, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd)}
         self.outputs: dict[int, str] = {}
         self.reads: set[tuple[str | None, str | None]] = set()  # (layer whose output is read, BatchNorm that reads it)
         self.inside: list[str] = []
+        self.called: set[str] = set()
         count = 0
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self.names[id(tensor)] = name
@@ -170,7 +147,9 @@ class _Follower(TorchDispatchMode):
 
     def enter(self, name: str, module: nn.Module, inputs: tuple) -> None:
         self.inside.append(name)
-        if isinstance(module, nn.modules.batchnorm._NormBase) and inputs and inputs[0].ndim > 1:
+        self.called.add(name)
+        single = isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels  # one channel a group
+        if (single or isinstance(module, nn.modules.batchnorm._NormBase)) and inputs and inputs[0].ndim > 1:
             if (row := self._row(inputs[0], 1)).ge(0).all():
                 self.norms[name] = row
 
@@ -200,7 +179,8 @@ class _Follower(TorchDispatchMode):
             for one in np.unique(component[numbers.numpy()]):
                 fixed.setdefault(int(one), reason)
         norms = {name: component[numbers.numpy()] for name, numbers in self.norms.items()}
-        return Channels(self.start, self.size, component, fixed, self.writers, self.readers, norms, self._follows())
+        found = self.start, self.size, component, fixed, self.writers, self.readers, norms
+        return Channels(*found, self._follows(), self.called)
 
     def _follows(self) -> dict[str, str]:
         """Layer -> BatchNorm, if nothing else reads the layer and the BatchNorm reads nothing else."""
@@ -222,6 +202,7 @@ class _Follower(TorchDispatchMode):
 
     def _follow(self, func, name: str, args: tuple, kwargs: dict, output: Any) -> None:
         inputs = _tensors(args, kwargs)
+        self.called |= {read.rpartition(".")[0] for tensor in inputs if (read := self._parameter(tensor))}
         if name in SIZES_ONLY or not any((self.labels(x) >= 0).any() or self._parameter(x) for x in inputs):
             return
         norm = next((place for place in self.inside[-1:] if name in BATCH_NORMS and place in self.batch_norms), None)
@@ -246,8 +227,13 @@ class _Follower(TorchDispatchMode):
         elif name in WITHIN_CHANNELS:
             self._within(args[0], output, range(2, args[0].ndim) if args[0].ndim > 2 else (), name)
         elif name in ALONG_ONE_AXIS:
-            given = kwargs.get("dim", args[1] if len(args) > 1 else -1)  # `sort` takes the last axis
+            at = 2 if name == "topk" else 1  # topk(x, k, dim)
+            given = kwargs.get("dim", args[at] if len(args) > at else -1)  # these and `sort` take the last axis
             self._within(args[0], output, (given % args[0].ndim,), name)
+        elif name == "glu":
+            halves = self.labels(args[0]).expand(args[0].shape).chunk(2, args[1] if len(args) > 1 else -1)
+            self._keep_blocks_equal(torch.stack(halves))
+            self._set(output, _collapsed(halves[0]))
         elif name == "native_layer_norm":
             self._within(args[0], output, range(args[0].ndim - len(args[1]), args[0].ndim), name)
         elif name in ELEMENTWISE or torch.Tag.pointwise in func.tags:
@@ -282,8 +268,12 @@ class _Follower(TorchDispatchMode):
             if not transposed:
                 blocks = numbers.view(groups, -1)
                 self._link(blocks[:1].expand_as(blocks), blocks)
-        self._written(output, bias, Axis(name, written), groups if transposed else 1, 1)
-        if not (weight.shape[1] == 1 and groups > 1 and not transposed):
+        depthwise = weight.shape[1] == 1 and groups > 1 and not transposed
+        owns = (
+            not depthwise or Axis(name, written).layer in self.layers
+        )  # a blur has the filters of the layer before it
+        self._written(output, bias, Axis(name, written), groups if transposed else 1, 1, owns)
+        if not depthwise:
             self.readers.add(Axis(name, read))
         return None
 
@@ -303,14 +293,15 @@ class _Follower(TorchDispatchMode):
         self.readers.add(Axis(layer, 1))
         return True
 
-    def _written(self, output: Tensor, bias, axis: Axis, blocks: int, at: int) -> None:
-        """The output's channels are the numbers of the weight's axis."""
+    def _written(self, output: Tensor, bias, axis: Axis, blocks: int, at: int, own: bool = True) -> None:
+        """The output's channels are the numbers of the weight's axis; filters of their `own`, or of a layer before."""
         numbers = self._numbers(*axis).repeat(blocks)
         if bias is not None:
             self._link(numbers, self._row(bias, 0))
         self._set(output, numbers.view([-1 if i == at else 1 for i in range(output.ndim)]))
-        self.outputs[id(output)] = axis.layer
-        self.writers.setdefault(axis, blocks)
+        if own:
+            self.outputs[id(output)] = axis.layer
+            self.writers.setdefault(axis, blocks)
 
     def _batch_norm(self, output: Any, images: Tensor, *vectors: Tensor | None) -> None:
         row = self._row(images, 1)
@@ -339,6 +330,8 @@ class _Follower(TorchDispatchMode):
             self._keep_blocks_equal(torch.stack(tree_leaves(moved)))
         if name in ("view", "_unsafe_view", "reshape", "unflatten"):
             self._keep_views_equal(full[0][0], moved)
+        if name in ("channel_shuffle", "native_channel_shuffle"):
+            self._keep_blocks_equal(full[0][0].unflatten(1, (args[1], -1)).movedim(1, 0))
 
     def _padded(self, func, tensor: Tensor, padding: Sequence[int]) -> Tensor:
         """The numbers of a padded tensor: a frame around a channel belongs to it, added channels belong to none."""
@@ -359,11 +352,11 @@ class _Follower(TorchDispatchMode):
             self._keep_blocks_equal(new.movedim(varies[0], 0))
 
     def _reduce(self, name: str, args: tuple, kwargs: dict, output: Any) -> None:
-        tensor, at = args[0], 2 if "norm" in name else 1  # norm(x, p, dim)
+        tensor, at = args[0], 2 if "norm" in name or name == "kthvalue" else 1  # norm(x, p, dim)
         given = kwargs.get("dim", args[at] if len(args) > at else None)
         axes = range(tensor.ndim) if given in (None, []) else [given] if isinstance(given, int) else given
-        labels = self.labels(tensor)
         reduced = [axis % tensor.ndim for axis in axes] if tensor.ndim else []
+        labels = self._branches_joined(self.labels(tensor), reduced)
         mixed = any(labels.shape[axis] > 1 for axis in reduced)
         if mixed:
             self.fix(labels, f"a reduction in {self._place()} mixes its channels")
@@ -375,9 +368,18 @@ class _Follower(TorchDispatchMode):
             else:
                 self._set(part, labels.squeeze(tuple(reduced)) if reduced else labels)
 
+    def _branches_joined(self, labels: Tensor, mixed: Iterable[int]) -> Tensor:
+        """The numbers along an axis of branches that an operation mixes are linked; channels lie along another axis."""
+        many = [axis for axis, size in enumerate(labels.shape) if size > 1]
+        for axis in set(mixed).intersection(many) if len(many) > 1 else ():
+            first = labels.narrow(axis, 0, 1)
+            self._link(first.expand_as(labels), labels)
+            labels = first
+        return labels
+
     def _within(self, tensor: Tensor, output: Any, mixed: Iterable[int], name: str) -> None:
         """An operation that mixes elements along some axes and keeps the others."""
-        labels = self.labels(tensor)
+        labels = self._branches_joined(self.labels(tensor), mixed)
         if any(labels.shape[axis] > 1 for axis in mixed):
             self.fix(labels, f"{name.strip('_').removeprefix('native_')} in {self._place()} mixes its channels")
             return
@@ -406,6 +408,14 @@ class _Follower(TorchDispatchMode):
         if all(a_sizes[axis] == 1 for axis in spread_b) and not spread_a and (spread_b or (a < 0).all()):
             self.fix(a, f"one channel is broadcast over others in {self._place()}")
             return b, sizes
+        for gated, gate, gate_sizes, axes, own in (
+            (a, b, b_sizes, spread_a, spread_b),
+            (b, a, a_sizes, spread_b, spread_a),
+        ):
+            branches = [axis for axis in axes if gate_sizes[axis] > 1]  # of channels that lie along another axis
+            if branches and len(branches) < len(axes) and set(own) <= set(branches):
+                self.fix(gate, f"it is a gate of whole branches in {self._place()}")
+                return gated, sizes
         if any(b_sizes[axis] == 1 for axis in spread_a) or any(a_sizes[axis] == 1 for axis in spread_b):
             for numbers in (a, b):
                 self.fix(numbers, f"channels meet positions in {self._place()}")

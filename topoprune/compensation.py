@@ -69,6 +69,7 @@ def refit(
     images: Any,
     mode: str,
     follows: dict[str, str],
+    example_inputs: Any,
 ) -> None:
     """Refit the consumers of removed channels in place, then recalibrate every BatchNorm on the same images.
 
@@ -82,9 +83,10 @@ def refit(
         removed: coupling -> the choices that were removed.
         images: inputs as `forward` takes them (a tensor, a tuple or a dict), or an iterable of batches of them. They
             are read once, into memory. In a pair (inputs, labels), the second is dropped if it is a vector of integers
-            as long as the first; to pass such a vector to the network, name the arguments in a dict.
+            as long as the first, unless the example inputs are a pair as well.
         mode: "channels" or "convolution", see above.
         follows: layer -> the BatchNorm that reads its output.
+        example_inputs: what `forward` takes, to tell inputs from labels.
 
     Raises:
         ValueError: too few images, values that are not finite, or images that the network does not take.
@@ -98,7 +100,7 @@ def refit(
         >>> bool(after < before)
         True
     """
-    batches, pruned, consumers = to_refit(dense, removed, images, mode, follows)
+    batches, pruned, consumers = to_refit(dense, removed, images, mode, follows, example_inputs)
     norms = {name: norm for name, norm in pruned.named_modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)}
     with torch.no_grad():
         for norm in norms.values():
@@ -116,7 +118,12 @@ def refit(
 
 
 def to_refit(
-    dense: nn.Module, removed: dict[Coupling, np.ndarray], images: Any, mode: str, follows: dict[str, str]
+    dense: nn.Module,
+    removed: dict[Coupling, np.ndarray],
+    images: Any,
+    mode: str,
+    follows: dict[str, str],
+    example_inputs: Any,
 ) -> tuple[list, nn.Module, list[Consumer]]:
     """The batches, the network without the removed choices, and its consumers in forward order, see `refit`.
 
@@ -125,7 +132,7 @@ def to_refit(
     """
     if any(parameter.is_meta for parameter in dense.parameters()):
         raise ValueError("a network on the meta device has no weights to compensate: load them first")
-    batches, pruned = batches_of(images, dense), without(dense, removed)
+    batches, pruned = batches_of(images, dense, example_inputs), without(dense, removed)
     with torch.no_grad():
         found = consumers_of(dense, pruned, removed, mode, follows)
         return batches, pruned, _in_order_of_call(found, dense, batches)
@@ -152,12 +159,15 @@ def _in_order_of_call(consumers: list[Consumer], dense: nn.Module, batches: list
             log.info("%s is not compensated: the forward pass does not call it", consumer.layer)
     images = sum(map(batch_size, batches))
     for consumer in called:
-        needed = max(HELD_OUT, math.ceil(consumer.inputs * images / consumer.rows))
+        needed, by_channels = (
+            max(HELD_OUT, math.ceil(inputs * images / consumer.rows))
+            for inputs in (consumer.inputs, consumer.by_channels)
+        )
         if images < needed:
             raise ValueError(
                 f"{consumer.layer} is refitted on {consumer.inputs} inputs and needs at least {needed} images, got "
                 f"{images}: pass more images"
-                + (', or compensation="channels"' if consumer.by_channels < consumer.inputs else "")
+                + (f', or {by_channels} and compensation="channels"' if by_channels < needed else "")
             )
     return list(called)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from topoprune.channels import Axis
 from topoprune.coupling import LAYERS, Coupling
+from topoprune.unfolding import output_axis
 
 MAX_INPUTS = 8192  # inputs of a regression; each of its matrices then takes half a GiB
 
@@ -62,6 +63,9 @@ def consumers_of(
     for axis in sorted({axis for coupling in removed for axis in coupling.readers}):
         layer = axis.layer
         module: Any = dense.get_submodule(layer)
+        if isinstance(module, LAYERS) and axis.dim == output_axis(module):
+            log.info("%s is not compensated: its weight is used again, turned round", layer)
+            continue
         if not (isinstance(module, LAYERS) and axis.name.rpartition(".")[2] == "weight"):
             log.info("%s is not compensated: it is not the weight of a convolution or a linear layer", axis.name)
             continue

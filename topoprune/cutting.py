@@ -1,6 +1,7 @@
 """Cut filters out of a copy of a network, and check that the answers are those of the network that masks them."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ from topoprune.channels import Axis
 from topoprune.coupling import Coupling
 from topoprune.passes import copied, each_tensor, one_line, run, seed_generators, tensors_in, unwrapped
 
+Removed = dict[Coupling, np.ndarray]
+"""Coupling -> the choices that are removed, which are positions in `Coupling.members`."""
 
-def without(model: nn.Module, removed: dict[Coupling, np.ndarray]) -> nn.Module:
-    """A copy of the network that lacks some choices of its couplings, which are positions in `Coupling.members`."""
+
+def without(model: nn.Module, removed: Removed) -> nn.Module:
+    """A copy of the network that lacks some choices of its couplings."""
     small = copied(model)
     _cut(unwrapped(small)[0], removed)
     for module in small.modules():
@@ -24,36 +28,88 @@ def without(model: nn.Module, removed: dict[Coupling, np.ndarray]) -> nn.Module:
 
 def find_unsound(
     couplings: list[Coupling],
-    network: nn.Module,
-    inputs: Any,
-    tolerance: float,
+    differs: Callable[[Removed], str | None],
     base: tuple[Coupling, ...] = (),
-    exact: bool = False,
 ) -> dict[Coupling, str]:
-    """Each coupling whose removal changes the answers -> how, found by halving; `base` is known to be sound.
+    """Each coupling whose removal changes something -> what, found by halving.
 
-    Where the answers differ, float64 decides, unless the inputs are `exact` already.
+    Args:
+        couplings: to try.
+        differs: what the removal of some choices changes; None if nothing.
+        base: couplings that are known to be sound, and go as well.
     """
     tested = [coupling for coupling in (*base, *couplings) if coupling.choices > 1]
-    generator = np.random.default_rng(0)
-    removed = {c: generator.permutation(c.choices)[: max(1, c.choices // 3)] for c in tested}
-    if not couplings or (reason := find_difference(network, inputs, removed, tolerance)) is None:
+    if not couplings or (reason := differs(_third(tested))) is None:
         return {}
-    if not exact:
-        return find_unsound(couplings, *in_float64(network, inputs), tolerance, exact=True)
     if len(couplings) == 1:
         return {couplings[0]: reason}
     half = len(couplings) // 2
-    first = find_unsound(couplings[:half], network, inputs, tolerance, base, exact)
+    first = find_unsound(couplings[:half], differs, base)
     base = (*base, *(coupling for coupling in couplings[:half] if coupling not in first))
-    return first | find_unsound(couplings[half:], network, inputs, tolerance, base, exact)
+    return first | find_unsound(couplings[half:], differs, base)
 
 
-def in_float64(network: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
-    """The network and its inputs in float64, or both as they are if the network does not run in it.
+def _third(couplings: list[Coupling]) -> Removed:
+    """A third of the choices of each coupling, drawn at random, but never nearly as many from each of equal parts."""
+    generator = np.random.default_rng(0)
+    removed = {}
+    for coupling in couplings:
+        gone = np.arange(0)
+        while not _is_uneven(gone, coupling.choices):
+            gone = generator.permutation(coupling.choices)[: max(1, coupling.choices // 3)]
+        removed[coupling] = gone
+    return removed
 
-    Rounding can change what a network picks, such as the boxes of the largest scores, and all that follows.
+
+def _is_uneven(gone: np.ndarray, choices: int) -> bool:
+    """Whether no division into equal parts loses nearly as many from each: what slices them would run by luck."""
+    parts = [count for count in range(2, choices // 2 + 1) if choices % count == 0]
+    counts = [np.bincount(gone * count // choices, minlength=count) for count in parts]
+    return len(gone) > 0 and all(np.ptp(lost) >= min(2, len(gone)) for lost in counts)
+
+
+def find_difference(network: nn.Module, batches: list, removed: Removed, tolerance: float) -> str | None:
+    """How the network without some filters differs from the one that masks them; None if it does not.
+
+    Where the answers differ, float64 decides: rounding can change what a network picks, such as the boxes of the
+    largest scores, and all that follows.
     """
+    for inputs in batches if removed else ():
+        if _difference(network, inputs, removed, tolerance):
+            if reason := _difference(*_in_float64(network, inputs), removed, tolerance):
+                return reason
+    return None
+
+
+def find_training_failure(network: nn.Module, batches: list, removed: Removed) -> str | None:
+    """Why the network without some filters fails in training mode; None if it does not, or the whole network does."""
+    if not removed:
+        return None
+    small = copied(network)
+    _cut(small, removed)
+    for inputs in batches:
+        try:
+            expected = _shapes_in_training(network, inputs)
+        except ValueError:  # it wants other inputs to train
+            continue
+        try:
+            shapes = _shapes_in_training(small, inputs)
+        except ValueError as error:
+            cause = one_line(error.__cause__ or error)
+            return f"in training mode the network no longer runs without some of its filters ({cause})"
+        if shapes != expected:
+            return "in training mode the outputs change their shape without some of its filters"
+    return None
+
+
+def _shapes_in_training(network: nn.Module, inputs: Any) -> list[torch.Size]:
+    seed_generators(0)
+    with torch.no_grad():
+        return [tensor.shape for tensor in tensors_in(run(copied(network).train(), inputs))]
+
+
+def _in_float64(network: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
+    """The network and its inputs in float64, or both as they are if the network does not run in it."""
     exact = copied(network).double()
     same = each_tensor(inputs, lambda x: x.double() if x.is_floating_point() else x)
     try:
@@ -63,12 +119,8 @@ def in_float64(network: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
     return exact, same
 
 
-def find_difference(
-    network: nn.Module, inputs: Any, removed: dict[Coupling, np.ndarray], tolerance: float
-) -> str | None:
-    """How the network without some filters differs from the one that masks them; None if it does not."""
-    if not removed:
-        return None
+def _difference(network: nn.Module, inputs: Any, removed: Removed, tolerance: float) -> str | None:
+    """As `find_difference`, on one batch and without a second look."""
     masked, small = copied(network), copied(network)
     for coupling, gone in removed.items():
         _mask(masked, coupling, gone)
@@ -123,13 +175,17 @@ def _mask(network: nn.Module, coupling: Coupling, gone: np.ndarray) -> None:
         tensors[axis.name].data.index_fill_(axis.dim, away, 0)
 
 
-def _cut(network: nn.Module, removed: dict[Coupling, np.ndarray]) -> None:
+def _cut(network: nn.Module, removed: Removed) -> None:
     """Cut the slices of the removed choices out of all parameters and buffers, in place."""
     away: dict[Axis, list[np.ndarray]] = {}
     for coupling, gone in removed.items():
         for name, (choices, _) in coupling.norms.items():
             norm: Any = network.get_submodule(name)
-            norm.num_features -= int(np.isin(choices, gone).sum())
+            lost = int(np.isin(choices, gone).sum())
+            if isinstance(norm, nn.GroupNorm):
+                norm.num_groups = norm.num_channels = norm.num_channels - lost
+            else:
+                norm.num_features -= lost
         for axis in coupling.slices:
             away.setdefault(axis, []).append(coupling.lost(axis, gone))
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())

@@ -50,6 +50,7 @@ def write(path: Path, content: bytes) -> None:
     """Write a file that is the old or the new one at any moment. Raise FileError if the disk is full or read-only."""
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_other_than_file(path)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -69,6 +70,7 @@ def check_writable(path: Path) -> None:
     """Raise FileError now if `write` could not write this file, for a reason other than its size."""
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_other_than_file(path)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         os.unlink(temporary)
@@ -114,10 +116,16 @@ def resume(read: Callable, path: Path, identity) -> Any:
     """Read a file with `read_json` or `read_tensors`. A missing file is None. A refused one is set aside: None too."""
     if not path.exists():
         return None
+    _refuse_other_than_file(path)
     try:
         return read(path, identity)
     except FileError as error:
         return set_aside(path, str(error))
+
+
+def _refuse_other_than_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise FileError(f"{path} is a folder or a device: name a file")
 
 
 def set_aside(path: Path, reason: str) -> None:

@@ -4,9 +4,7 @@ What belongs together is read from forward passes (`topoprune.channels`) and the
 give the answers of the network in which the layers that read these channels have zeros in their place.
 """
 
-import contextlib
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +17,19 @@ from torch.nn.utils import parametrize
 from topoprune.channels import Channels, trace
 from topoprune.compensation import check_images, refit, to_refit
 from topoprune.coupling import LAYERS, Coupling, Kept, couplings_of, integers, widths
-from topoprune.cutting import answers_of, find_difference, find_unsound, in_float64, without
+from topoprune.cutting import (
+    Removed,
+    find_difference,
+    find_training_failure,
+    find_unsound,
+    without,
+)
+from topoprune.examples import has_values, idle_modules, passes_of, prepared
 from topoprune.passes import (
     copied,
-    each_tensor,
-    first_inputs,
     plain_tensors,
-    run,
-    seed_generators,
-    tensors_in,
     unwrapped,
 )
-
-TOLERANCE = 1e-3
-"""Largest difference between a pruned and a masked network, as a share of a tensor's largest value."""
 
 
 class PruningWarning(UserWarning):
@@ -58,6 +55,7 @@ class Structure:
         couplings: filters that can be removed, in the order of the modules.
         left_whole: layer -> why it keeps all its filters.
         norms: layer -> its BatchNorm, which alone reads its output and reads nothing else.
+        idle: other modules with weights that did not run. They keep their shape, whatever goes before them.
 
     Example:
         >>> from torch import nn
@@ -70,6 +68,7 @@ class Structure:
     couplings: list[Coupling]
     left_whole: dict[str, str]
     norms: dict[str, str]
+    idle: list[str]
 
 
 def couplings(model: nn.Module, example_inputs: Any, check: bool = True) -> list[Coupling]:
@@ -102,8 +101,9 @@ def structure(
         model, example_inputs: as for `couplings`.
         types: a coupling has a layer of one of these types.
         check: remove some filters of every coupling from a copy, in float32 and evaluation mode, and compare with the
-            network whose readers of these channels have zeros, on the first two of the example inputs, or on noise
-            where these are all zero. A coupling that differs is left whole.
+            network whose readers of these channels have zeros. A coupling that differs is left whole, and so is one
+            without which the network no longer runs in training mode. Two example inputs serve, or more if they reach
+            further layers; noise, if they are all zero.
 
     Raises:
         ValueError: as `couplings`, for weights that are not finite, and for a type that is no convolution or linear
@@ -122,10 +122,10 @@ def structure(
     _refuse_computed_weights(inner, prefix)
     _refuse_damaged_weights(inner, prefix)
     with plain_tensors():
-        network, inputs, tolerance = _prepared(inner, example_inputs)
-        channels = trace(copied(network), _passes(network, inputs))
+        network, batches, tolerance = prepared(inner, example_inputs)
+        channels = trace(copied(network), passes_of(network, batches))
         found = couplings_of(network, channels, types)
-        unsound = find_unsound(found, network, inputs, tolerance) if check and _has_values(network) else {}
+        unsound = _unsound(found, network, batches, tolerance) if check and has_values(network) else {}
     unsound |= {coupling: reason for coupling in found if (reason := _only_together(coupling))}
     sound = [coupling for coupling in found if coupling not in unsound]
     reasons = {layer: reason for coupling, reason in unsound.items() for layer in coupling.layers}
@@ -142,7 +142,21 @@ def structure(
         [_renamed(coupling, prefix) for coupling in sound],
         {prefix + layer: reason for layer, reason in left.items()},
         {prefix + layer: prefix + norm for layer, norm in channels.follows.items()},
+        [prefix + name for name in idle_modules(network, channels.called) if name not in left],
     )
+
+
+def _unsound(found: list[Coupling], network: nn.Module, batches: list, tolerance: float) -> dict[Coupling, str]:
+    """Each coupling that changes the answers, or stops the network from training -> how."""
+
+    def answers(removed: Removed) -> str | None:
+        return find_difference(network, batches, removed, tolerance)
+
+    def training(removed: Removed) -> str | None:
+        return find_training_failure(network, batches, removed)
+
+    unsound = find_unsound(found, answers)
+    return unsound | find_unsound([coupling for coupling in found if coupling not in unsound], training)
 
 
 def remove(
@@ -179,17 +193,17 @@ def remove(
     inner, prefix = unwrapped(model)
     _refuse_computed_weights(inner, prefix)
     with plain_tensors():
-        network, inputs, tolerance = _prepared(inner, example_inputs)
-        channels, removed = _to_remove(network, inputs, kept, prefix)
-        difference = find_difference(network, inputs, removed, tolerance) if check and _has_values(network) else None
-        if difference and (difference := find_difference(*in_float64(network, inputs), removed, tolerance)):
+        network, batches, tolerance = prepared(inner, example_inputs)
+        channels, removed = _to_remove(network, batches, kept, prefix)
+        difference = find_difference(network, batches, removed, tolerance) if check and has_values(network) else None
+        if difference:
             raise ValueError(
                 f"these filters cannot be removed from {type(inner).__name__}: {difference}; "
                 "choose them with topoprune.select, which leaves such layers whole, or leave this one out by ignore="
             )
         small = without(model, removed)
         if compensate is not None and removed:
-            refit(network, unwrapped(small)[0], removed, compensate, compensation, channels.follows)
+            refit(network, unwrapped(small)[0], removed, compensate, compensation, channels.follows, batches[0])
         return small
 
 
@@ -205,14 +219,14 @@ def check_refit(model: nn.Module, example_inputs: Any, kept: Kept, images: Any, 
     """
     inner, prefix = unwrapped(model)
     with plain_tensors():
-        network, inputs, _ = _prepared(inner, example_inputs)
-        channels, removed = _to_remove(network, inputs, kept, prefix)
-        to_refit(network, removed, images, mode, channels.follows)
+        network, batches, _ = prepared(inner, example_inputs)
+        channels, removed = _to_remove(network, batches, kept, prefix)
+        to_refit(network, removed, images, mode, channels.follows, batches[0])
 
 
-def _to_remove(network: nn.Module, inputs: Any, kept: Mapping, prefix: str) -> tuple[Channels, dict]:
+def _to_remove(network: nn.Module, batches: list, kept: Mapping, prefix: str) -> tuple[Channels, Removed]:
     """The channels of a network, and the choices of its couplings that `kept` leaves out."""
-    channels = trace(copied(network), _passes(network, inputs))
+    channels = trace(copied(network), passes_of(network, batches))
     named = {layer.removeprefix(prefix): integers(layer, chosen) for layer, chosen in kept.items()}
     return channels, _removed(named, network, couplings_of(network, channels, LAYERS))
 
@@ -252,88 +266,22 @@ def _only_together(coupling: Coupling) -> str:
     return f"its {most} filters can only go together" if coupling.choices == 1 < most else ""
 
 
-def _prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any, float]:
-    """A copy in evaluation mode and few inputs, in float32 unless the network insists on its own type."""
-    floats = _checked_floats(example_inputs)
-    # on zeros a layer without a bias gives zeros, whichever filters it has
-    noises = (True, False) if floats and not any(x.any() for x in floats) else (False,)
-    for noise, single, count in itertools.product(noises, (True, False), (2, None)):
-        network, inputs = _variant(model, example_inputs, noise, single, count)
-        try:
-            answers = answers_of(copied(network), inputs)
-        except ValueError as error:
-            failure = error
-            continue
-        if not any(name == "" for name, _ in answers):
-            raise ValueError(
-                f"found no tensor in what {type(model).__name__} returns: return a tensor, or tensors in tuples, "
-                "dictionaries or objects"
-            )
-        precise = not any(answer.dtype in (torch.float16, torch.bfloat16) for _, answer in answers)
-        return network, inputs, TOLERANCE if precise else 50 * TOLERANCE
-    raise failure
-
-
-def _checked_floats(example_inputs: Any) -> list[Tensor]:
-    """The floating-point tensors of inputs on which something can be verified."""
-    if any(tensor.ndim and not len(tensor) for tensor in tensors_in(example_inputs)):
-        raise ValueError("the example inputs are an empty batch: pass at least one input")
-    floats = [x for x in tensors_in(example_inputs) if x.is_floating_point() and not x.is_meta]
-    if any(x.isnan().any() for x in floats):
-        raise ValueError("the example inputs hold NaN, on which nothing can be verified: pass inputs without it")
-    return floats
-
-
-def _variant(
-    model: nn.Module, example_inputs: Any, noise: bool, single: bool, count: int | None
-) -> tuple[nn.Module, Any]:
-    """A copy of a network and of its first inputs: with noise for their values, and in float32, where that is asked."""
-    network = copied(model).eval().requires_grad_(False)
-    inputs = first_inputs(example_inputs, count) if count else example_inputs
-    if noise:
-        seed_generators(0)
-        inputs = each_tensor(inputs, lambda x: torch.rand_like(x) if x.is_floating_point() else x)
-    if not single:
-        return network, inputs
-    return network.float(), each_tensor(inputs, lambda x: x.float() if x.is_floating_point() else x)
-
-
-def _passes(network: nn.Module, inputs: Any) -> Iterator[Callable[[nn.Module], Any]]:
-    """A pass in evaluation mode, and one in training mode if some layers, as auxiliary classifiers, run only there."""
-    idle: set[str] = {name for name, module in network.named_modules() if any(True for _ in module.parameters(False))}
-
-    def evaluate(model: nn.Module) -> Any:
-        with contextlib.ExitStack() as hooks:
-            for name, module in model.named_modules():
-                hooks.enter_context(module.register_forward_hook(lambda *_, name=name: idle.discard(name)))
-            seed_generators(0)
-            return run(model, inputs)
-
-    def train(model: nn.Module) -> Any:
-        with contextlib.suppress(ValueError):  # it does not train on these inputs: what runs only there stays whole
-            return run(model.train(), inputs)
-
-    yield evaluate
-    if idle:
-        yield train
-
-
 def _left_whole(
     network: nn.Module, channels: Channels, types: tuple[type, ...], sound: list[Coupling], reasons: dict[str, str]
 ) -> dict[str, str]:
     """Layer of `types` -> why some of its filters can never be removed."""
     free = {layer for coupling in sound for layer in coupling.layers}
-    weights = {name.removesuffix(".weight"): id(x) for name, x in network.named_parameters(remove_duplicate=False)}
+    weights = {name: id(module.weight) for name, module in network.named_modules() if isinstance(module, LAYERS)}
     traced = {id(x): name for name, x in network.named_parameters()}  # a tied weight has the name of its first layer
     pruned = {weights[layer] for layer in free}  # also of a layer whose weight is tied to another's
     left = {}
     for name, module in network.named_modules():
         if isinstance(module, types) and weights[name] not in pruned:
-            axes = [axis for axis in channels.start if axis.name == traced[weights[name]]]
+            written = [axis for axis in channels.writers if axis.name == traced[weights[name]]]
+            axes = written or [axis for axis in channels.start if axis.name == traced[weights[name]]]
             fixed = [channels.fixed.get(c) for axis in axes for c in channels.components(axis).tolist()]
-            ran = not channels.writers.keys().isdisjoint(axes)
             why = reasons.get(name) or next((reason for reason in fixed if reason), None)
-            left[name] = why or ("it is joined to another kind of layer" if ran else "it did not run on the inputs")
+            left[name] = why or ("it is joined to another kind of layer" if written else "it did not run on the inputs")
     return left
 
 
@@ -390,7 +338,3 @@ def _renamed(coupling: Coupling, prefix: str) -> Coupling:
     members = {prefix + layer: rows for layer, rows in coupling.members.items()}
     sizes = {prefix + layer: size for layer, size in coupling.sizes.items()}
     return Coupling(members, sizes, coupling.slices, coupling.readers, coupling.norms)
-
-
-def _has_values(network: nn.Module) -> bool:
-    return not any(parameter.is_meta for parameter in network.parameters())

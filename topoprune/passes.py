@@ -101,6 +101,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def noting_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
+    """Add the name of every module that is called to a set."""
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(lambda *_, name=name: called.add(name)))
+        yield
+
+
+@contextlib.contextmanager
 def running_copy(model: nn.Module) -> Iterator[nn.Module]:
     """A copy in evaluation mode; running it changes neither the network nor the caller's random numbers."""
     with undisturbed():
@@ -148,7 +157,7 @@ def _without_autocast() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Full float32 on CUDA: in TF32 two ways to compute the same differ by as much as `network.TOLERANCE` allows."""
+    """Full float32 on CUDA: in TF32 two ways to compute the same differ by as much as `examples.TOLERANCE` allows."""
     cudnn: Any = torch.backends.cudnn  # its stubs lack `conv`
     settings = cudnn.conv, torch.backends.cuda.matmul
     before = [setting.fp32_precision for setting in settings]
@@ -173,8 +182,15 @@ def _forked_random_numbers() -> contextlib.AbstractContextManager[None]:
     return torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ())
 
 
+def check_model(model: Any) -> None:
+    """Refuse what is no network."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be an nn.Module, got {type(model).__name__}: build the network first")
+
+
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy. Tensors that a module has stored in an earlier pass lose their graph."""
+    check_model(model)
     memo: dict[int, Any] = {}
     for module in model.modules():
         stored = [value for value in vars(module).values() if not isinstance(value, dict) or value]
@@ -191,6 +207,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
     """The network in DataParallel or torch.compile, and the prefix of its names."""
+    check_model(model)
     inner, prefix = model, ""
     while True:
         if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

@@ -19,6 +19,7 @@ from topoprune.coupling import LAYERS, Coupling, Kept, width
 from topoprune.functional import responses
 from topoprune.genetic import Search, check_number
 from topoprune.network import PruningWarning, Structure, structure
+from topoprune.passes import check_model
 from topoprune.topological import SPACE_METRICS, among_living, points, topological
 
 LAYER_CRITERIA: dict[str, Callable] = {
@@ -163,6 +164,7 @@ def run_selection(
     ignored = set(ignored_layers(model, ignore))
     found = structure(model, example_inputs, types if isinstance(types, tuple) else (types,), check)
     _warn(model, {layer: reason for layer, reason in found.left_whole.items() if layer not in ignored})
+    _warn_idle([name for name in found.idle if name not in ignored])
     couplings, left = _prunable(found, ignored, [layers] if isinstance(layers, str) else layers)
     names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
     ratios = budget.ratios_of(couplings, ratio, names)
@@ -281,11 +283,13 @@ def _best(criterion: Callable, layer: str, cloud: Any, keep: int) -> list[int]:
         chosen = sorted(set(answer.tolist()))
         if answer.dtype.kind not in "iu" or len(chosen) != keep or not set(chosen) <= set(range(len(cloud))):
             raise ValueError(
-                f"the criterion must give {keep} different indices below {len(cloud)} for {layer}, got {answer}"
+                f"the criterion must give {keep} different indices below {len(cloud)} for {layer}, got "
+                f"{answer.dtype} of shape {answer.shape} with {len(chosen)} different values"
             )
         return chosen
     if answer.shape != (len(cloud),) or not np.isfinite(answer.astype(float)).all():
-        raise ValueError(f"the criterion must give {len(cloud)} finite scores for {layer}, got {answer}")
+        what = "NaN or infinity" if answer.shape == (len(cloud),) else f"{answer.dtype} of shape {answer.shape}"
+        raise ValueError(f"the criterion must give {len(cloud)} finite scores for {layer}, got {what}")
     return sorted(np.argsort(-answer.astype(float), kind="stable")[:keep].tolist())
 
 
@@ -312,6 +316,7 @@ def _counts_for(model, example_inputs, couplings, shape, what: str, value: float
 
 def ignored_layers(model: nn.Module, ignore: str | nn.Module | type | Iterable[str | nn.Module | type]) -> list[str]:
     """Names of the layers inside the modules that `ignore` names."""
+    check_model(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     inside: set[nn.Module] = set()
     for one in [ignore] if isinstance(ignore, (str, nn.Module, type)) else ignore:
@@ -338,6 +343,17 @@ def _warn(model: nn.Module, left: dict[str, str]) -> None:
         some = "; ".join(f"{layer} because {reason}" for layer, reason in list(told.items())[:3])
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""
         warnings.warn(f"left whole: {some}{more}", PruningWarning, stacklevel=4)
+
+
+def _warn_idle(idle: list[str]) -> None:
+    if idle:
+        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+        warnings.warn(
+            f"modules that did not run on the example inputs keep their shape, and fail where they read removed "
+            f"channels: {', '.join(idle[:3])}{more}; pass inputs that reach them",
+            PruningWarning,
+            stacklevel=4,
+        )
 
 
 def is_functional(method: str | Callable, options: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from topoprune import files
 from topoprune.budget import TARGETS
 from topoprune.coupling import Kept, composed
+from topoprune.genetic import check_number
 from topoprune.models import build
 from topoprune.network import remove
 from topoprune.passes import copied, first_inputs, one_line
@@ -147,7 +148,7 @@ def prune_file(
     output = Path(output)
     if output.suffix != ".safetensors":
         raise ValueError(f"output must end in .safetensors, got {output}: the report takes the same name with .json")
-    if output.resolve() == Path(model).resolve():
+    if output.resolve() in [Path(given).resolve() for given in (model, weights, images) if given is not None]:
         raise ValueError(f"output would replace its own input {output}: name another file")
     functional = is_functional(method, options)
     computed = functional or method == "taylor" or options.get("space") == "activations"
@@ -159,7 +160,8 @@ def prune_file(
     count = MAX_IMAGES if functional or compensation else BATCH
     noise = {"shape": [BATCH, *shape], "type": "float32"}
     example = _images(images, shape, count) if images else _rebuild_inputs(noise)
-    files.check_writable(output)
+    for path in (output, output.with_suffix(".json")):
+        files.check_writable(path)
     network, example = network.to(device).eval(), example.to(device)
     if compensation:
         options["compensation"] = compensation
@@ -231,6 +233,8 @@ def _stored(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, dict
 def _torchvision(name: str, weights: str, classes: int | None) -> tuple[nn.Module, dict]:
     from torchvision.models import list_models
 
+    if classes is not None:
+        check_number("classes", classes, 1)
     if name not in list_models():
         raise ValueError(
             f"{name!r} is neither a .safetensors file nor a torchvision model: see torchvision.models.list_models()"
@@ -271,8 +275,13 @@ def build_torchvision(name: str, classes: int | None = None, weights: str | None
 def _images(source: Path | str, shape: list[int], count: int) -> Tensor:
     """(n, channels, height, width) normalised images of a folder, or the tensor of a file; n is at most `count`."""
     source = Path(source)
+    if not source.exists():
+        raise ValueError(f"{source} does not exist: name a folder of image files, or a .safetensors tensor")
     if source.suffix == ".safetensors":
-        tensors = [*load_file(source).values()]
+        try:
+            tensors = [*load_file(source).values()]
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"could not read {source} ({one_line(error)}): store the images again") from error
         if len(tensors) != 1 or list(tensors[0].shape[1:]) != shape:
             found = ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "none"
             raise ValueError(f"{source} must hold one tensor of shape (n, {', '.join(map(str, shape))}), got {found}")

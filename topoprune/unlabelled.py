@@ -16,9 +16,10 @@ BATCH = 256  # images
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def batches_of(images: Any, network: nn.Module) -> list:
+def batches_of(images: Any, network: nn.Module, example_inputs: Any = None) -> list:
     """Batches of at most `BATCH` images and nearly equal size, without labels, of the network's type.
 
+    The example inputs tell inputs from labels, and a batch from a single image.
     BatchNorm sees each of them by itself. So the caller's batches are joined where they can be, and each of ours takes
     images from all of them: the size and the order of the caller's batches do not count.
     """
@@ -26,11 +27,14 @@ def batches_of(images: Any, network: nn.Module) -> list:
     given = []
     one = isinstance(images, (Tensor, tuple, dict)) or _is_pair(images)
     for number, batch in enumerate([images] if one else images):
-        inputs = _unlabelled(batch)
+        inputs = batch if _are_inputs(batch, example_inputs) else _unlabelled(batch)
         if next(tensors_in(inputs), None) is None:
             raise ValueError(f"batch {number} of compensate has no tensor, but {type(inputs).__name__}: pass tensors")
         if not all(tensor.isfinite().all() for tensor in tensors_in(inputs)):
             raise ValueError(f"batch {number} of compensate has values that are not finite: leave such images out")
+        if [x.ndim for x in tensors_in(inputs)] == [x.ndim - 1 for x in tensors_in(example_inputs)]:
+            shape = tuple(next(tensors_in(inputs)).shape)
+            raise ValueError(f"batch {number} of compensate is a single image of shape {shape}: torch.stack the images")
         if single:
             inputs = each_tensor(inputs, lambda x: x.float() if x.is_floating_point() else x)
         given.append(inputs)
@@ -77,6 +81,11 @@ def _split(batch: Any) -> list:
 def _is_pair(images: Any) -> bool:
     """Whether a list is one batch (images, labels), as a DataLoader gives it, and not two batches."""
     return isinstance(images, list) and _unlabelled(images) is not images and images[0].ndim > 1
+
+
+def _are_inputs(batch: Any, example_inputs: Any) -> bool:
+    """Whether a pair is two inputs of the network, and not inputs and labels."""
+    return all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in (batch, example_inputs))
 
 
 def _unlabelled(batch: Any) -> Any:

@@ -285,6 +285,55 @@ class Padded(nn.Module):
         return self.answer(F.relu(self.four(F.max_pool2d(F.pad(x, (-1, 0, 0, -1)), 3).flatten(1))))
 
 
+class SelectiveKernels(nn.Module):
+    """Two branches, stacked, and weighted channel by channel: SKNet, CVPR 2019."""
+
+    def __init__(self):
+        super().__init__()
+        self.small, self.large = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(3, 12, 5, padding=2)
+        self.squeeze, self.gates = nn.Linear(12, 6), nn.ModuleList([nn.Linear(6, 12), nn.Linear(6, 12)])
+        self.answer = nn.Linear(12, 5)
+
+    def forward(self, x):
+        branches = torch.stack([F.relu(self.small(x)), F.relu(self.large(x))], 1)
+        context = F.relu(self.squeeze(branches.sum(1).mean((2, 3))))
+        weights = torch.stack([gate(context) for gate in self.gates], 1).softmax(1)
+        return self.answer((branches * weights[..., None, None]).sum(1).mean((2, 3)))
+
+
+class Experts(nn.Module):
+    """A gate for each of two convolutions; the halves of their channels compete, or gate one another."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.gate = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+        self.one, self.two = nn.Conv2d(8, 24, 3), nn.Conv2d(8, 24, 3)
+        self.competing, self.gated = nn.Conv2d(12, 16, 3), nn.Conv2d(12, 16, 3)
+        self.answer = nn.Conv2d(16, 5, 1)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        weights = self.gate(x.mean((2, 3))).softmax(1)
+        x = (torch.stack([self.one(x), self.two(x)], 1) * weights[:, :, None, None, None]).sum(1)
+        strongest = x.unflatten(1, (2, -1)).amax(1)
+        return self.answer(F.glu(torch.cat([self.competing(strongest), self.gated(strongest)], 1), 1))
+
+
+class Blurred(nn.Module):
+    """A blur with a fixed kernel for each channel (Zhang, ICML 2019), a shuffle, the largest values of each channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 8, 3)
+        self.shuffle, self.answer = nn.ChannelShuffle(2), nn.Linear(8, 5)
+        self.register_buffer("kernel", torch.rand(12, 1, 3, 3))
+
+    def forward(self, x):
+        x = F.conv2d(F.relu(self.one(x)), self.kernel, stride=2, groups=len(self.kernel))
+        x = F.relu(self.two(self.shuffle(x))).flatten(2)
+        return self.answer(x.topk(3)[0].mean(2) + x.median(2)[0])
+
+
 class ChangesItsInput(Residual):
     def forward(self, x):
         return super().forward(x.sub_(0.5).div_(0.25))
@@ -310,5 +359,8 @@ NETWORKS = {
     "channels last": (ChannelsLast, IMAGES),
     "circular": (Circular, IMAGES),
     "padded": (Padded, IMAGES),
+    "selective kernels": (SelectiveKernels, IMAGES),
+    "experts": (Experts, IMAGES),
+    "blurred": (Blurred, IMAGES),
 }
 """Name -> the network's class and example inputs."""

@@ -178,3 +178,11 @@ def test_a_file_that_is_set_aside_is_kept_under_another_name(tmp_path):
     with pytest.warns(FileWarning, match="of another run; set aside as x.json.refused, starting over"):
         files.set_aside(file, "of another run")
     assert not file.exists() and (tmp_path / "x.json.refused").read_text() == "old"
+
+
+def test_a_folder_in_the_place_of_a_file_is_left_alone(tmp_path):
+    (tmp_path / "kept").write_text("")
+    for use in (files.check_writable, lambda path: files.resume(files.read_json, path, "x")):
+        with pytest.raises(FileError, match="is a folder or a device: name a file"):
+            use(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

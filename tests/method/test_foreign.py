@@ -54,6 +54,7 @@ def test_every_layer_but_the_answer_loses_filters(name):
     model, inputs = made(name)
     kept = topoprune.select(model, inputs, "l1", 0.5)
     whole = {"U-Net": {"answer"}, "squeezed": {"where"}, "unflattened": {"last"}, "two answers": {"two", "aux"}}
+    whole["experts"] = {"answer"}
     modules = {layer: module for layer, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     for layer, module in modules.items():
         assert (len(kept[layer]) == module.out_channels) == (layer in whole.get(name, set())), layer
@@ -206,7 +207,13 @@ def test_maps_of_any_size_are_padded(size):
 
 
 def test_instance_norm_and_group_norm_of_single_channels_are_cut():
-    for norm in (nn.GroupNorm(8, 8), nn.InstanceNorm2d(8, affine=True), nn.InstanceNorm2d(8), nn.PReLU(8)):
+    for norm in (
+        nn.GroupNorm(8, 8),
+        nn.GroupNorm(8, 8, affine=False),
+        nn.InstanceNorm2d(8, affine=True),
+        nn.InstanceNorm2d(8),
+        nn.PReLU(8),
+    ):
         model = Normalised(norm).eval()
         small = topoprune.remove(model, IMAGES, topoprune.select(model, IMAGES, "l1", 0.5))
         assert small.one.out_channels == 4 and small(IMAGES).shape == (2, 4)

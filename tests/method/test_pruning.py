@@ -30,6 +30,8 @@ from topoprune.storage import prune_file
             ["prune", "x.safetensors", "--method", "l1", "--option", "engine=NNI"],
             "engine of 'l1' must be 'nni', or left out",
         ),
+        (["prune", "resnet18", "--weights", "none", "--classes", "0"], "classes must be at least 1, got 0"),
+        (["prune", "resnet18", "--weights", "none", "--images", "nowhere"], "nowhere does not exist: name a folder"),
         (["prune", "x.safetensors", "--classes", "3"], "classes and weights are of torchvision networks"),
         (["prune", "x.safetensors", "--weights", "IMAGENET"], "classes and weights are of torchvision networks"),
     ],
@@ -209,3 +211,26 @@ def test_weights_that_would_run_code_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
     torch.load(weights, weights_only=False)
     assert (tmp_path / "ran").exists()  # as it would have
+
+
+@pytest.mark.parametrize("given", ["model", "images", "weights"])
+def test_no_input_is_replaced(given, dense, tmp_path):
+    path = tmp_path / "given.safetensors"
+    path.write_bytes(dense.read_bytes())
+    named = {"model": "resnet18", "images": None, "weights": "none"} | {given: str(path)}
+    with pytest.raises(ValueError, match="output would replace its own input"):
+        prune_file(output=path, method="l1", **named)
+    assert path.read_bytes() == dense.read_bytes()
+
+
+def test_an_output_that_is_a_folder_costs_no_search(dense, tmp_path):
+    (tmp_path / "small.json").mkdir()
+    with pytest.raises(FileError, match="small.json is a folder or a device: name a file"):
+        prune_file(str(dense), tmp_path / "small.safetensors", "l1")
+    assert not (tmp_path / "small.safetensors").exists()
+
+
+def test_images_in_a_damaged_file_are_refused(dense, tmp_path):
+    (tmp_path / "images.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match=r"could not read .*images.safetensors \(SafetensorError"):
+        prune_file(str(dense), tmp_path / "small.safetensors", "l1", images=tmp_path / "images.safetensors")
