@@ -28,18 +28,18 @@ def without(model: nn.Module, removed: Removed) -> nn.Module:
 
 def find_unsound(
     couplings: list[Coupling],
-    differs: Callable[[Removed], str | None],
+    differs: Callable[[list[Coupling]], str | None],
     base: tuple[Coupling, ...] = (),
 ) -> dict[Coupling, str]:
     """Each coupling whose removal changes something -> what, found by halving.
 
     Args:
         couplings: to try.
-        differs: what the removal of some choices changes; None if nothing.
+        differs: what the removal of some choices of these couplings changes; None if nothing.
         base: couplings that are known to be sound, and go as well.
     """
     tested = [coupling for coupling in (*base, *couplings) if coupling.choices > 1]
-    if not couplings or (reason := differs(_third(tested))) is None:
+    if not couplings or (reason := differs(tested)) is None:
         return {}
     if len(couplings) == 1:
         return {couplings[0]: reason}
@@ -49,7 +49,7 @@ def find_unsound(
     return first | find_unsound(couplings[half:], differs, base)
 
 
-def _third(couplings: list[Coupling]) -> Removed:
+def some_choices(couplings: list[Coupling]) -> Removed:
     """A third of the choices of each coupling, drawn at random, but never nearly as many from each of equal parts."""
     generator = np.random.default_rng(0)
     removed = {}

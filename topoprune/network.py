@@ -22,6 +22,7 @@ from topoprune.cutting import (
     find_difference,
     find_training_failure,
     find_unsound,
+    some_choices,
     without,
 )
 from topoprune.examples import has_values, idle_modules, passes_of, prepared
@@ -149,11 +150,11 @@ def structure(
 def _unsound(found: list[Coupling], network: nn.Module, batches: list, tolerance: float) -> dict[Coupling, str]:
     """Each coupling that changes the answers, or stops the network from training -> how."""
 
-    def answers(removed: Removed) -> str | None:
-        return find_difference(network, batches, removed, tolerance)
+    def answers(tested: list[Coupling]) -> str | None:
+        return find_difference(network, batches, some_choices(tested), tolerance)
 
-    def training(removed: Removed) -> str | None:
-        return find_training_failure(network, batches, removed)
+    def training(tested: list[Coupling]) -> str | None:
+        return find_training_failure(network, batches, some_choices(tested))
 
     unsound = find_unsound(found, answers)
     return unsound | find_unsound([coupling for coupling in found if coupling not in unsound], training)
@@ -195,16 +196,25 @@ def remove(
     with plain_tensors():
         network, batches, tolerance = prepared(inner, example_inputs)
         channels, removed = _to_remove(network, batches, kept, prefix)
-        difference = find_difference(network, batches, removed, tolerance) if check and has_values(network) else None
-        if difference:
-            raise ValueError(
-                f"these filters cannot be removed from {type(inner).__name__}: {difference}; "
-                "choose them with topoprune.select, which leaves such layers whole, or leave this one out by ignore="
-            )
+        if check and has_values(network):
+            _check_answers(network, batches, removed, tolerance)
         small = without(model, removed)
         if compensate is not None and removed:
             refit(network, unwrapped(small)[0], removed, compensate, compensation, channels.follows, batches[0])
         return small
+
+
+def _check_answers(network: nn.Module, batches: list, removed: Removed, tolerance: float) -> None:
+    """Refuse choices whose removal changes the answers, naming the layers."""
+
+    def differs(tested: list[Coupling]) -> str | None:
+        return find_difference(network, batches, {c: removed[c] for c in tested}, tolerance)
+
+    for coupling, reason in find_unsound(list(removed), differs).items():
+        raise ValueError(
+            f"these filters cannot be removed from {', '.join(coupling.layers)}: {reason}; choose them with "
+            "topoprune.select, which leaves such layers whole, or leave this one out by ignore="
+        )
 
 
 def check_refit(model: nn.Module, example_inputs: Any, kept: Kept, images: Any, mode: str) -> None:
