@@ -5,16 +5,17 @@ A subset whose covering radius is small has persistence diagrams close to those 
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64
+from numpy.typing import ArrayLike
 
+from topoprune.fitness import as_array, checked_delta
 from topoprune.genetic import Result, check_number
 
 
-def covering_radius(delta: Float[np.ndarray, "n n"], kept: Sequence[int] | Int[np.ndarray, " k"]) -> float:
+def covering_radius(delta: ArrayLike, kept: ArrayLike) -> float:
     """Largest distance of a point to its nearest kept point: the Hausdorff distance of the subset and the whole.
 
     It is a certificate. In every dimension, the bottleneck distance between the Vietoris-Rips diagrams of all points
@@ -24,19 +25,21 @@ def covering_radius(delta: Float[np.ndarray, "n n"], kept: Sequence[int] | Int[n
 
     Args:
         delta: (n, n) distances; they must be a metric, as "euclidean" and "sine" are.
-        kept: indices of the kept points.
+        kept: (k,) indices of the kept points.
 
     Raises:
-        ValueError: no kept point.
+        ValueError: not a distance matrix, no kept point, or one outside 0 .. n - 1.
 
     Example:
         >>> delta = np.abs(np.subtract.outer(np.arange(5), np.arange(5))).astype(float)
         >>> covering_radius(delta, [1, 3])
         1.0
     """
-    if not len(kept):
-        raise ValueError("kept must name at least one point")
-    return float(delta[:, np.asarray(kept)].min(axis=1).max())
+    n = len(checked_delta(delta))
+    kept = as_array("kept", kept, "integers of shape (k,), at least one point", lambda s: len(s) == 1 and s[0], "iu")
+    if kept.min() < 0 or kept.max() >= n:
+        raise ValueError(f"kept must lie in 0 .. {n - 1}, got {kept.min()} .. {kept.max()}: they are indices of points")
+    return float(np.asarray(delta)[:, kept].min(axis=1).max())
 
 
 def replacement_costs(points: Float[np.ndarray, "n d"], delta: Float[np.ndarray, "n n"], metric: str) -> np.ndarray:
@@ -64,18 +67,18 @@ class MergeTree:
     kept: list[int]
 
 
-def merge_tree(costs: Float[np.ndarray, "n n"], keep: int = 1) -> MergeTree:
+def merge_tree(costs: ArrayLike, keep: int = 1) -> MergeTree:
     """Merge clusters until `keep` are left, always the two whose joint cost grows least.
 
     The cost of a cluster is min over its members j of the sum over its members i of `costs[i, j]`; that j is its
     medoid. Ward's agglomeration with medoids for means.
 
     Args:
-        costs: of `replacement_costs`.
+        costs: (n, n) of `replacement_costs`.
         keep: number of clusters at the end.
 
     Raises:
-        ValueError: keep outside 1 .. n.
+        ValueError: costs that are not square, finite and at least 0, or keep outside 1 .. n.
 
     Example:
         >>> line = np.array([0.0, 1.0, 10.0, 12.0])
@@ -83,9 +86,9 @@ def merge_tree(costs: Float[np.ndarray, "n n"], keep: int = 1) -> MergeTree:
         >>> tree.kept, tree.heights.tolist()
         ([0, 2], [1.0, 4.0])
     """
-    n = len(costs)
+    sums = _checked_costs(costs)  # row A: for each j the cost of cluster A if j stands for it
+    n = len(sums)
     check_number("keep", keep, 1, n)
-    sums = np.array(costs, np.float64)  # row A: for each j the cost of cluster A if j stands for it
     members = np.eye(n, dtype=bool)
     own = np.zeros(n)
     growth = np.minimum(sums, sums.T)
@@ -106,7 +109,17 @@ def merge_tree(costs: Float[np.ndarray, "n n"], keep: int = 1) -> MergeTree:
     return MergeTree(np.array(heights), sorted(int(medoid) for medoid in kept))
 
 
-def cover(costs: Float[np.ndarray, "n n"], keep: int) -> list[int]:
+def _checked_costs(costs: ArrayLike) -> Float64[np.ndarray, "n n"]:
+    """A copy of the costs."""
+    what = "a square matrix of costs between at least one point"
+    costs = as_array("costs", costs, what, lambda s: len(s) == 2 and s[0] == s[1] > 0).astype(np.float64)
+    if len(wrong := np.argwhere(~((costs >= 0) & (costs < np.inf)))):  # NaN is wrong, too
+        i, j = wrong[0]
+        raise ValueError(f"costs must be finite and at least 0, got {costs[i, j]} at [{i}, {j}]: use replacement_costs")
+    return costs
+
+
+def cover(costs: ArrayLike, keep: int) -> list[int]:
     """The points that stand for all at the least total cost: k-medoids, by greedy start and best swaps.
 
     No swap of a kept and a removed point makes the result better: PAM (Kaufman and Rousseeuw, "Finding
@@ -120,14 +133,14 @@ def cover(costs: Float[np.ndarray, "n n"], keep: int) -> list[int]:
         Sorted indices.
 
     Raises:
-        ValueError: keep outside 1 .. n.
+        ValueError: costs that are not square, finite and at least 0, or keep outside 1 .. n.
 
     Example:
         >>> line = np.array([0.0, 1.0, 2.0, 10.0, 12.0])
         >>> cover(np.subtract.outer(line, line) ** 2, keep=2)
         [1, 3]
     """
-    costs = np.asarray(costs, np.float64)
+    costs = _checked_costs(costs)
     n = len(costs)
     check_number("keep", keep, 1, n)
     kept = _greedy_medoids(costs, keep)

@@ -21,8 +21,9 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from topoprune.coupling import Coupling, scores
+from topoprune.distillation import check_classes
 from topoprune.functional import Responses
-from topoprune.passes import BATCH, batch_size, eager_copy, run, seeded_parts
+from topoprune.passes import BATCH, batch_size, eager_copy, run, seeded_parts, some_inputs
 
 
 def l1(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
@@ -176,31 +177,32 @@ def taylor(
             the classes of the inputs.
     """
     size = batch_size(example_inputs)
+    known = None if labels is None else torch.as_tensor(labels)
     with eager_copy(model) as (judged, _), torch.enable_grad():
         judged.requires_grad_(True)
         for part, inputs in enumerate(seeded_parts(example_inputs)):
             logits = run(judged, inputs)
-            own = labels if labels is None or size == 1 else labels[part * BATCH : (part + 1) * BATCH]
-            share = batch_size(inputs) / size
-            (share * F.cross_entropy(logits.float(), _classes(logits, own))).backward()
+            own = known if size == 1 else some_inputs(known, part * BATCH, (part + 1) * BATCH)
+            classes, share = _classes(logits, own), batch_size(inputs) / size
+            (share * F.cross_entropy(logits.float(), classes)).backward()
     return [
         scores(judged, coupling, lambda w: w.detach() * (0 if w.grad is None else w.grad)) for coupling in couplings
     ]
 
 
-def _classes(logits: Any, labels: Any) -> Tensor:
+def _classes(logits: Any, own: Tensor | None) -> Tensor:
     """The labels of a batch of class scores; by default what the network answers."""
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise ValueError(
             f"method 'taylor' needs class scores of shape (inputs, classes), got {type(logits).__name__}"
             f"{tuple(logits.shape) if isinstance(logits, Tensor) else ''}: use another method for this network"
         )
-    if labels is None:
+    if own is None:
         return logits.argmax(1)
-    own = torch.as_tensor(labels)
     if own.shape != logits.shape[:1] or own.is_floating_point():
         raise ValueError(
             f"labels must be class numbers, one for each input, got {own.dtype} of shape {tuple(own.shape)} for "
             f"{len(logits)} inputs"
         )
+    check_classes(own.long(), logits.shape[1])
     return own.long().to(logits.device)

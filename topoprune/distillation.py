@@ -1,4 +1,4 @@
-"""What a teacher adds to the loss of a network (Hinton et al., 2015), and which teachers are refused."""
+"""What labels and a teacher give to the loss of a network (Hinton et al., 2015), and which of them are refused."""
 
 from itertools import chain
 
@@ -8,6 +8,35 @@ from torch import Tensor, nn
 
 from topoprune._engine.precision import autocast
 from topoprune.passes import device_of
+
+
+def loss_of_labels(scores: Tensor, labels: Tensor, smoothing: float, search: bool) -> Tensor:
+    """Cross-entropy; `search` for class numbers out of range as well, for which a GPU has to wait."""
+    labels = checked_labels(scores, labels, probabilities=True)
+    if search and labels.shape != scores.shape:
+        check_classes(labels, scores.shape[1])
+    return F.cross_entropy(scores, labels, label_smoothing=smoothing)
+
+
+def checked_labels(scores: Tensor, labels: Tensor, probabilities: bool = False) -> Tensor:
+    """Class numbers as int64, or probabilities where they serve. Labels of another shape would be broadcast."""
+    soft = probabilities and labels.is_floating_point() and labels.shape == scores.shape
+    if scores.ndim < 2 or not (soft or labels.shape == scores.shape[:1] + scores.shape[2:]):
+        raise ValueError(
+            f"labels must be class numbers (b,) for scores (b, classes), got shapes {tuple(labels.shape)} and "
+            f"{tuple(scores.shape)}: pass labels.argmax(1) of one-hot labels, labels.squeeze(1) of a column"
+        )
+    if scores.shape[1] == 1:
+        raise ValueError("one score tells no classes apart: answer with a score for each class, two for yes and no")
+    if not soft and labels.numel() and (labels.is_floating_point() or labels.is_complex()):
+        raise ValueError(f"labels must be class numbers, got {labels.dtype}: pass labels.long() of whole numbers")
+    return labels if soft else labels.long()
+
+
+def check_classes(labels: Tensor, classes: int) -> None:
+    """Refuse class numbers that have no score; -100 is PyTorch's mark of an input without a label."""
+    if len(wrong := labels[((labels < 0) & (labels != -100)) | (labels >= classes)]):
+        raise ValueError(f"labels must lie in 0 .. {classes - 1}, as there are {classes} scores, got {wrong[0]}")
 
 
 def loss_of_teacher(scores: Tensor, target: Tensor, temperature: float) -> Tensor:

@@ -45,7 +45,7 @@ def distance_matrix(points: ArrayLike, metric: str = "euclidean", pointed: bool 
            [0., 5., 0.]], dtype=float32)
     """
     _check_choice("metric", metric, METRICS)
-    points = _array("points", points, "numbers of shape (n, d), one row a filter", lambda s: len(s) == 2 and min(s) > 0)
+    points = as_array("points", points, "numbers of shape (n, d), one row a filter", lambda s: len(s) == 2 and min(s))
     points = points.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
     if len(bad):
@@ -56,7 +56,7 @@ def distance_matrix(points: ArrayLike, metric: str = "euclidean", pointed: bool 
     if pointed:
         points = np.vstack([points, np.zeros_like(points[:1])])
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
-        return _checked_delta(np.minimum(METRICS[metric](points), np.finfo(np.float64).max))
+        return checked_delta(np.minimum(METRICS[metric](points), np.finfo(np.float64).max))
 
 
 def _euclidean(points: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
@@ -121,7 +121,7 @@ def diagrams(
     array([[1., 2.]])
     """
     _check_choice("engine", engine, ENGINES)
-    delta, dimensions = _checked_delta(delta), _checked_dimensions(dimensions)
+    delta, dimensions = checked_delta(delta), _checked_dimensions(dimensions)
     edges = persistence.sorted_edges(delta) if 1 in dimensions else None
     found = _bars(delta, edges, np.arange(len(delta)), dimensions, engine)
     return {q: _without_diagonal(rows) for q, rows in found.items()}
@@ -282,9 +282,11 @@ class Fitness:
     ):
         _check_choice("distance", distance, DISTANCES)
         _check_choice("engine", engine, ENGINES)
-        if not 0 <= floor < np.inf:
-            raise ValueError(f"floor must be a finite share of at least 0, got {floor}")
-        self.delta, self.dimensions = _checked_delta(delta), _checked_dimensions(dimensions)
+        if not isinstance(pointed, bool):
+            raise ValueError(f"pointed must be True or False, got {pointed!r}")
+        if not (isinstance(floor, (int, float, np.integer, np.floating)) and 0 <= floor < np.inf):
+            raise ValueError(f"floor must be a finite share of at least 0, got {floor!r}")
+        self.delta, self.dimensions = checked_delta(delta), _checked_dimensions(dimensions)
         self.distance, self.pointed, self.engine = distance, pointed, engine
         self.size = len(self.delta) - pointed
         if self.size < 1:
@@ -329,7 +331,7 @@ class Fitness:
 
     def _members(self, population: ArrayLike) -> Int[np.ndarray, "p m"]:
         what = "integers of shape (p, k), one row a subset of at least one point"
-        members = _array("population", population, what, lambda shape: len(shape) == 2 and shape[1] > 0, "iu")
+        members = as_array("population", population, what, lambda shape: len(shape) == 2 and shape[1] > 0, "iu")
         members = np.sort(members.astype(np.int64), axis=1)
         if members.size and (members[:, 0].min() < 0 or members[:, -1].max() >= self.size):
             found = f"{members[:, 0].min()} .. {members[:, -1].max()}"
@@ -347,7 +349,8 @@ def _divisor(full: Float64[np.ndarray, "_ 2"], distance: str) -> float:
     return diagram_distance(full, np.empty((0, 2)), distance)
 
 
-def _array(name: str, values: ArrayLike, what: str, fits: Callable[[tuple], bool], kinds: str = "biuf") -> np.ndarray:
+def as_array(name: str, values: ArrayLike, what: str, fits: Callable, kinds: str = "biuf") -> np.ndarray:
+    """An array of a shape that `fits` and numbers of one of the `kinds` of NumPy; the error says `what` it must be."""
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors that NumPy cannot read
@@ -357,9 +360,10 @@ def _array(name: str, values: ArrayLike, what: str, fits: Callable[[tuple], bool
     return array
 
 
-def _checked_delta(delta: ArrayLike) -> Float32[np.ndarray, "n n"]:
+def checked_delta(delta: ArrayLike) -> Float32[np.ndarray, "n n"]:
+    """A distance matrix in float32; the error says what it lacks."""
     what = "a square matrix of distances between at least one point"
-    delta = _array("delta", delta, what, lambda shape: len(shape) == 2 and shape[0] == shape[1] > 0)
+    delta = as_array("delta", delta, what, lambda shape: len(shape) == 2 and shape[0] == shape[1] > 0)
     if not np.isfinite(delta).all():
         raise ValueError("delta holds NaN or infinity: make it with distance_matrix, from finite points")
     largest = delta.max()
@@ -388,7 +392,7 @@ def _checked_dimensions(dimensions: Iterable[int]) -> tuple[int, ...]:
 
 def _checked_bars(name: str, rows: ArrayLike) -> Float64[np.ndarray, "_ 2"]:
     what = "numbers of shape (n, 2), rows (birth, death)"
-    rows = _array(name, rows, what, lambda shape: shape == (0,) or (len(shape) == 2 and shape[1] == 2))
+    rows = as_array(name, rows, what, lambda shape: shape == (0,) or (len(shape) == 2 and shape[1] == 2))
     rows = rows.astype(np.float64).reshape(-1, 2)
     born, dead = rows.T
     wrong = np.flatnonzero(~((born <= dead) & (born < np.inf) & (dead > -np.inf)))  # NaN is wrong, too

@@ -311,5 +311,6 @@ class _Evaluations:
 def _values(fitness: BatchedFitness, subsets: list) -> Float[np.ndarray, " p"]:
     values = np.asarray(fitness(np.stack(subsets).view(np.ndarray)), float)
     if values.shape != (len(subsets),) or not np.isfinite(values).all():
-        raise ValueError(f"fitness must give one finite value for each of {len(subsets)} individuals, got {values}")
+        found = f"shape {values.shape} with {(~np.isfinite(values)).sum()} that are NaN or infinite"
+        raise ValueError(f"fitness must give one finite value for each of {len(subsets)} individuals, got {found}")
     return values

@@ -13,12 +13,12 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, islice
 from math import cos, inf, isfinite, pi
+from numbers import Real
 from operator import length_hint
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
@@ -29,8 +29,9 @@ from topoprune._engine.graph import Step, captured
 from topoprune._engine.memory import keep_memory
 from topoprune._engine.muon import Muon
 from topoprune._engine.precision import autocast
-from topoprune.distillation import check_teacher, loss_of_teacher
-from topoprune.passes import call, copied_inputs, device_of, evaluating
+from topoprune.distillation import check_teacher, checked_labels, loss_of_labels, loss_of_teacher
+from topoprune.genetic import check_number
+from topoprune.passes import batch_size, call, copied_inputs, device_of, evaluating
 
 CHECKPOINT_SETTINGS = (
     "epochs batch peak_rate warmup momentum weight_decay label_smoothing shift muon_rate muon_decay cutout"
@@ -91,8 +92,8 @@ class Recipe:
             ("temperature", "be a positive number", lambda x: 0 < x < inf),
         ):
             for name in names.split():
-                if not holds(getattr(self, name)):
-                    raise ValueError(f"{name} must {rule}, got {getattr(self, name)}")
+                if not (isinstance(value := getattr(self, name), Real) and holds(value)):
+                    raise ValueError(f"{name} must {rule}, got {value!r}")
 
     def cycle(self, progress: float) -> float:
         """Share of its peak that a learning rate has after a share `progress` of all steps."""
@@ -149,14 +150,15 @@ def train(
     are. Convolutions and linear layers run in bfloat16 where the device has instructions for it.
 
     Args:
-        model: answers with class scores (b, classes).
+        model: answers with class scores (b, classes) or (b, classes, ...).
         data: training batches of (inputs, labels), read once an epoch, and once more if it has no length. Inputs are a
-            tensor, a tuple of arguments or a dict of named ones. `data.set_epoch(epoch)` is called if it exists.
+            tensor, a tuple of arguments or a dict of named ones. Labels are class numbers (b, ...), where -100 stands
+            for none, or probabilities of the shape of the scores. `data.set_epoch(epoch)` is called if it exists.
         recipe: the settings; `epochs=0` trains nothing.
         validation, test: batches for the accuracies of each epoch; their labels are class numbers.
         teacher: for `Recipe.distillation`, as a rule the dense network: on the device of `model`, answers with the same
             classes, runs in evaluation mode and is not changed.
-        seed: of PyTorch's global generator, which a shuffling `DataLoader` and dropout draw from.
+        seed: of PyTorch's global generator, which a shuffling `DataLoader` and dropout draw from; below 2**44.
         checkpoint: file for the state after each epoch. A run with the same `identity`, recipe and seed continues from
             it; a file of any other is set aside with a warning.
         identity: name of the run. Networks of one shape need one each; without it a warning says that a checkpoint
@@ -169,7 +171,8 @@ def train(
         One `Epoch` for each epoch, those before an interruption included.
 
     Raises:
-        ValueError: nothing to train, data that cannot be read in every epoch, or a teacher that cannot teach.
+        ValueError: nothing to train, data that cannot be read in every epoch, labels that are no classes of the scores
+            (on a GPU only the first batch is searched for numbers out of range), or a teacher that cannot teach.
         files.FileError: the checkpoint cannot be written (disk full, read-only).
 
     Example:
@@ -179,11 +182,14 @@ def train(
         >>> [epoch.epoch for epoch in history]
         [1, 2]
     """
-    if any(isinstance(batches, Iterator) for batches in (data, validation, test)):
-        raise ValueError("an iterator is empty after one epoch: pass a list of batches or a DataLoader")
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe must be a Recipe, got {type(recipe).__name__}: pass Recipe(epochs=...)")
+    check_number("seed", seed, 0, 2**44 - 1)  # PyTorch takes 64 bits, of which the epoch has 20
+    _check_rereadable(data)
     check_teacher(teacher, model, recipe.distillation)
     for batches in (validation, test):
         if batches is not None:
+            _check_rereadable(batches)
             _check_evaluation(model, batches)
     steps = length_hint(data) or sum(1 for _ in data)
     if fast:
@@ -218,6 +224,13 @@ def train(
     return history
 
 
+def _check_rereadable(data: Any) -> None:
+    if isinstance(data, Iterator):
+        raise ValueError("an iterator is empty after one epoch: pass a list of batches or a DataLoader")
+    if not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        raise ValueError(f"data must be batches, got {type(data).__name__}: pass a list of batches or a DataLoader")
+
+
 def _prepare_fast(model: nn.Module) -> None:
     """Use the channels_last layout, and on the CPU keep memory for the rest of the process."""
     for tensor in chain(model.parameters(), model.buffers()):
@@ -231,7 +244,7 @@ def accuracy(model: nn.Module, data: Iterable, *, precise: bool = False) -> floa
     """Share of the labels that get the highest score. The network runs in evaluation mode and keeps its modes.
 
     As in training, convolutions and linear layers run in bfloat16 where the device has instructions for it, so that
-    close scores can tie; of equal scores the first counts.
+    close scores can tie; of equal scores the first counts. Scores that are NaN are wrong.
 
     Args:
         model: answers with class scores (b, classes).
@@ -239,7 +252,7 @@ def accuracy(model: nn.Module, data: Iterable, *, precise: bool = False) -> floa
         precise: compute in the type of the network's own weights instead.
 
     Raises:
-        ValueError: no batches, batches of another kind, no labels, labels of another shape, or a single score.
+        ValueError: no batches, batches of another kind, no labels, labels that are no class numbers, or a single score.
 
     Example:
         >>> accuracy(nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 2]))])
@@ -267,16 +280,17 @@ def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module
         model: runs in evaluation mode except for its BatchNorms.
         data: training batches, tensors of inputs or pairs (inputs, labels), of which the labels are not used; or one
             tensor, which is one batch.
-        batches: number of batches that are read.
+        batches: number of batches that are read, at least 1.
 
     Raises:
-        ValueError: no batches, or batches of another kind.
+        ValueError: no batches, batches of another kind, an empty batch, or statistics that are NaN or infinite.
 
     Example:
         >>> norm = recalibrate(nn.BatchNorm1d(1), torch.tensor([[1.0], [3.0]]))
         >>> norm.running_mean.item(), norm.running_var.item()
         (2.0, 2.0)
     """
+    check_number("batches", batches, 1)
     device, done = device_of(model), False
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     before = [(norm, norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
@@ -285,8 +299,12 @@ def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module
             for norm in norms:
                 norm.train().reset_running_stats()
                 norm.momentum = None  # the mean over all batches
-            for inputs, _ in islice(_batches(_as_pairs(data), device), batches):
+            for inputs, _ in islice(_batches(_as_pairs(data), device, labelled=False), batches):
+                if not batch_size(inputs):
+                    raise ValueError("a batch is empty, so it has no statistics: leave it out")
                 _scores(model, inputs)
+            if not all(statistic.isfinite().all() for norm in norms for statistic in norm.buffers()):
+                raise ValueError("a BatchNorm reads NaN or infinity: the inputs or weights are damaged")
             done = True
         finally:
             for norm, momentum, state in before:
@@ -303,33 +321,34 @@ def _as_pairs(data: Iterable) -> Iterator:
         yield (alone, None) if isinstance(alone, Tensor) else batch
 
 
-def _batches(data: Iterable, device: torch.device) -> Iterator[tuple]:
-    """Inputs and labels of every batch, on `device`."""
+def _batches(data: Iterable, device: torch.device, labelled: bool = True) -> Iterator[tuple[Any, Tensor]]:
+    """Inputs and labels of every batch, on `device`. Labels that are not used may be anything, and become empty."""
     batch = None
     for batch in data:
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise ValueError(
                 f"a batch must be a pair (inputs, labels), got {type(batch).__name__}: pass a loader of pairs"
             )
-        yield tree_map_only(Tensor, lambda tensor: tensor.to(device), tuple(batch))
+        if labelled and not isinstance(batch[1], Tensor):
+            raise ValueError(f"labels must be a tensor, got {type(batch[1]).__name__}: pass torch.as_tensor(labels)")
+        yield tree_map_only(Tensor, lambda x: x.to(device), (batch[0], batch[1] if labelled else torch.empty(0)))
     if batch is None:
         raise ValueError("the data have no batches: pass a list or a DataLoader, which can be read more than once")
 
 
 def _count_right(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many labels get the highest score. Labels of another shape are refused: they would be broadcast."""
-    if scores.ndim < 2 or labels.shape != scores.shape[:1] + scores.shape[2:]:
-        raise ValueError(
-            f"labels must be class numbers (b,) for scores (b, classes), got shapes {tuple(labels.shape)} and "
-            f"{tuple(scores.shape)}: pass labels.argmax(1) of one-hot labels, labels.squeeze(1) of a column"
-        )
-    if scores.shape[1] == 1:
-        raise ValueError("one score tells no classes apart: answer with a score for each class, two for yes and no")
-    return (scores.argmax(1) == labels).sum()
+    """How many labels get the highest score; NaN is none."""
+    labels = checked_labels(scores, labels)
+    return ((scores.argmax(1) == labels) & ~scores.isnan().any(1)).sum()
 
 
 def _scores(model: nn.Module, inputs: Any) -> Tensor:
-    scores = call(model, copied_inputs(inputs))
+    try:
+        scores = call(model, copied_inputs(inputs))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError("a BatchNorm needs batches of two inputs or more: set drop_last=True in the loader") from error
     if not isinstance(scores, Tensor):
         raise ValueError(
             f"the network must answer with a tensor of class scores, got {type(scores).__name__}: wrap it in a module "
@@ -346,11 +365,15 @@ def _check_evaluation(model: nn.Module, data: Iterable) -> None:
 
 def _step(model: nn.Module, data: Iterable, recipe: Recipe, teacher: nn.Module | None, fast: bool) -> Step:
     """A function that sets the gradients for a batch and returns its loss."""
+    first = iter([True])
 
     def step(inputs, labels: Tensor) -> Tensor:
         with autocast(labels.device):
             scores = _scores(model, inputs)
-            loss = _loss_of_labels(scores, labels, recipe)
+            loss = scores.new_zeros(())
+            if recipe.distillation < 1:
+                search = labels.device.type == "cpu" or next(first, False)  # for wrong labels: a GPU has to wait for it
+                loss = (1 - recipe.distillation) * loss_of_labels(scores, labels, recipe.label_smoothing, search)
             if teacher is not None:
                 with torch.no_grad():
                     target = _scores(teacher, inputs)
@@ -360,14 +383,8 @@ def _step(model: nn.Module, data: Iterable, recipe: Recipe, teacher: nn.Module |
         return loss.detach()
 
     if fast and device_of(model).type == "cuda":
-        return captured(step, model, *next(_batches(data, device_of(model))))
+        return captured(step, model, *next(_batches(data, device_of(model), recipe.distillation < 1)))
     return step
-
-
-def _loss_of_labels(scores: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
-    if recipe.distillation == 1:
-        return scores.new_zeros(())
-    return (1 - recipe.distillation) * F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
 
 
 def _epoch(step: Step, optimizers, data: Iterable, recipe: Recipe, steps: int, seed: int, epoch: int) -> float | None:
@@ -377,8 +394,8 @@ def _epoch(step: Step, optimizers, data: Iterable, recipe: Recipe, steps: int, s
     if hasattr(data, "set_epoch"):
         data.set_epoch(epoch)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed((seed << 20) + epoch)
-        for count, (inputs, labels) in enumerate(_batches(data, device), 1):
+        torch.manual_seed((int(seed) << 20) + epoch)
+        for count, (inputs, labels) in enumerate(_batches(data, device, recipe.distillation < 1), 1):
             share = recipe.cycle(min(1.0, (epoch * steps + count - 1) / (recipe.epochs * steps)))
             if recipe.epochs * steps == 1:
                 share = share or recipe.cycle(0.5)  # the cycle begins at 0, where a single step would change nothing

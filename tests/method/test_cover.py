@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -109,8 +110,6 @@ def test_diagrams_differ_by_twice_the_covering_radius_at_most(seed, n, data):
 
 
 def test_the_certificate_holds_on_layers_of_a_network():
-    import torch
-
     torch.manual_seed(0)
     model, images = build("vgg16", 10, 1 / 8), torch.randn(64, 3, 32, 32)
     found = couplings(model, images, check=False)[:5]
@@ -142,6 +141,59 @@ def test_what_cannot_be_covered_is_refused():
         covering_radius(delta, [])
     with pytest.raises(ValueError, match="has no pointed: leave it out"):
         topological(np.eye(3), 2, search="cover", pointed=True)
+
+
+LINE = np.abs(np.subtract.outer(np.arange(4.0), np.arange(4.0)))
+
+
+def spoilt(value):
+    costs = LINE.copy()
+    costs[0, 2] = value
+    return costs
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        *[(spoilt(x), rf"costs must be finite and at least 0, got {x} at \[0, 2\]") for x in (np.nan, np.inf, -1.0)],
+        (LINE[:2], r"costs must be a square matrix of costs.*, got float64 of shape \(2, 4\)"),
+        (np.empty((0, 0)), r"at least one point, got float64 of shape \(0, 0\)"),
+        ([[0, 1], [1]], "costs must be a square matrix of costs.*, got list"),
+        ([["a"]], "costs must be a square matrix of costs.*, got <U1"),
+    ],
+)
+@pytest.mark.parametrize("choose", [cover, merge_tree])
+def test_what_are_no_costs_is_named(choose, costs, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        choose(costs, 1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("delta", "kept", "message"),
+    [
+        (LINE * np.nan, [0], "delta holds NaN or infinity"),
+        (-LINE, [0], "delta must not be negative|float32 holds"),
+        (LINE[:2], [0], "delta must be a square matrix"),
+        (spoilt(7.0), [0], "delta must be symmetric"),
+        (LINE, [0, -1], r"kept must lie in 0 \.\. 3, got -1 \.\. 0"),
+        (LINE, [4], r"kept must lie in 0 \.\. 3, got 4 \.\. 4"),
+        (LINE, [0.5], "kept must be integers .*, got float64"),
+        (LINE, 2, r"kept must be integers of shape \(k,\).*, got int64 of shape \(\)"),
+    ],
+)
+def test_what_has_no_covering_radius_is_named(delta, kept, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        covering_radius(delta, kept)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.float32, np.ndarray.tolist])
+def test_covers_take_whatever_holds_numbers(kind):
+    kept = cover(LINE, 2)
+    assert cover(kind(LINE), 2) == kept and covering_radius(kind(LINE), kept) == covering_radius(LINE, kept) == 1
+    assert covering_radius(kind(LINE), torch.tensor([0, 3])) == covering_radius(LINE, range(0, 4, 3)) == 1
+    assert merge_tree(kind(LINE), 2).kept == merge_tree(LINE, 2).kept
 
 
 @pytest.mark.parametrize("search", ["cover", "merge"])

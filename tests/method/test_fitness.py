@@ -1,6 +1,7 @@
 """Distances of filters against SciPy, and the fitness of subsets against GUDHI and giotto-tda."""
 
 import gudhi
+import jaxtyping
 import numpy as np
 import pytest
 from gudhi.wasserstein import wasserstein_distance
@@ -272,6 +273,14 @@ def test_what_is_no_distance_matrix_is_named(taker, delta, message):
         (lambda: Fitness(SQUARE, distance="l2"), "distance must be one of wasserstein"),
         (lambda: Fitness(np.zeros((1, 1)), pointed=True), "beside the base point"),
         (lambda: Fitness(SQUARE, floor=-0.1), "floor must be a finite share of at least 0, got -0.1"),
+        *[
+            (lambda floor=floor: Fitness(SQUARE, floor=floor), "floor must be a finite share of at least 0, got ")
+            for floor in ("a", None, [1], np.inf)
+        ],
+        *[
+            (lambda pointed=pointed: Fitness(SQUARE, pointed=pointed), "pointed must be True or False, got ")
+            for pointed in (3, None, "yes")
+        ],
         (lambda: Fitness(SQUARE, floor=np.nan), "floor must be a finite share of at least 0, got nan"),
         (lambda: Fitness(SQUARE)([[0, 4]]), r"indices must lie in 0 .. 3, got 0 .. 4"),
         (lambda: Fitness(SQUARE)([[-1, 2]]), r"indices must lie in 0 .. 3, got -1 .. 2"),
@@ -282,7 +291,8 @@ def test_what_is_no_distance_matrix_is_named(taker, delta, message):
         (lambda: Fitness(SQUARE)([[True, False]]), "population must be integers .* got bool"),
     ],
 )
-def test_wrong_input_is_named(call, message):
+def test_wrong_input_is_named(call, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)

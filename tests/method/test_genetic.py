@@ -212,5 +212,6 @@ def test_farthest_point_selection_needs_distances():
 @pytest.mark.parametrize("values", [lambda x: np.full(len(x), np.nan), lambda x: x, lambda x: 1.0])
 @pytest.mark.parametrize("name", ["genetic", "random"])
 def test_a_fitness_without_one_finite_value_for_each_is_named(name, values):
-    with pytest.raises(ValueError, match="one finite value for each of 16 individuals"):
+    with pytest.raises(ValueError, match="one finite value for each of 16 individuals, got shape") as caught:
         SEARCHES[name](40, 20, values, SMALL)
+    assert "\n" not in str(caught.value)

@@ -111,6 +111,9 @@ def test_the_rate_rises_and_then_falls(warmup, progress):
         ({"epochs": 1, "momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
         ({"epochs": 1, "cutout": -1}, "cutout must be an integer of at least 0, got -1"),
         ({"epochs": 1, "shift": 0.5}, "shift must be an integer of at least 0, got 0.5"),
+        ({"epochs": "a"}, "epochs must be an integer of at least 0, got 'a'"),
+        ({"epochs": 1, "peak_rate": "a"}, "peak_rate must be a finite number of at least 0, got 'a'"),
+        ({"epochs": 1, "momentum": None}, r"momentum must lie in \[0, 1\), got None"),
         ({"epochs": 1, "peak_rate": -0.1}, "peak_rate must be a finite number of at least 0, got -0.1"),
         ({"epochs": 1, "distillation": 1.1}, r"distillation must lie in \[0, 1\], got 1.1"),
         ({"epochs": 1, "label_smoothing": 3.0}, r"label_smoothing must lie in \[0, 1\], got 3.0"),
@@ -297,7 +300,7 @@ def test_the_random_numbers_of_the_caller_are_left_alone():
 
 
 def test_a_training_that_diverges_ends_with_what_it_reached(tmp_path):
-    """An untrainable network is a result: it has no loss and guesses."""
+    """An untrainable network is a result: it has no loss, and NaN is never right."""
     recipe, file = Recipe(epochs=2, peak_rate=1e30), tmp_path / "run.safetensors"
     history = train(network(), loader(), recipe, loader(), checkpoint=file)
     assert history[-1].loss is None
@@ -526,6 +529,14 @@ def sharing_storage(model):
     return teacher
 
 
+def normed() -> nn.Module:
+    """A network whose BatchNorm has met some inputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model(torch.randn(8, 3))
+    return model
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -547,6 +558,46 @@ def sharing_storage(model):
                 (torch.zeros(1, 3), r"got shapes \(1, 3\) and \(3, 3\)"),
             )
         ],
+        *[
+            (lambda measure=measure, labels=labels: measure([(torch.eye(3), labels)]), message)
+            for measure in (
+                lambda data: accuracy(nn.Identity(), data),
+                lambda data: train(nn.Linear(3, 3), data, RECIPE),
+            )
+            for labels, message in (
+                (torch.zeros(3), r"labels must be class numbers, got torch.float32: pass labels.long\(\)"),
+                (torch.zeros(3, 1), r"got shapes \(3, 1\) and \(3, 3\): .* labels.squeeze\(1\) of a column"),
+                (torch.eye(3).long(), r"got shapes \(3, 3\) and \(3, 3\): pass labels.argmax\(1\) of one-hot"),
+                (torch.tensor([0]), r"got shapes \(1,\) and \(3, 3\)"),
+                (torch.arange(3).numpy(), r"labels must be a tensor, got ndarray: pass torch.as_tensor\(labels\)"),
+                (None, "labels must be a tensor, got NoneType"),
+            )
+        ],
+        *[
+            (lambda label=label: train(nn.Linear(3, 3), [(torch.eye(3), torch.tensor([0, label, 1]))], RECIPE), message)
+            for label, message in ((3, r"labels must lie in 0 \.\. 2, .*got 3"), (-1, r"labels must lie in .*got -1"))
+        ],
+        (
+            lambda: train(nn.Linear(3, 1), [(torch.eye(3), torch.zeros(3, 1))], RECIPE),
+            "one score tells no classes apart",
+        ),
+        (
+            lambda: train(network(), None, RECIPE),
+            "data must be batches, got NoneType: pass a list of batches or a Data",
+        ),
+        (lambda: train(network(), loader(), RECIPE, 5), "data must be batches, got int"),
+        (lambda: train(network(), loader(), {"epochs": 1}), r"recipe must be a Recipe, got dict: pass Recipe\(epochs="),
+        (lambda: train(network(), loader(), RECIPE, seed=1.5), "seed must be an integer, got 1.5"),
+        (lambda: train(network(), loader(), RECIPE, seed=-1), r"seed must lie in \[0, 17592186044415\], got -1"),
+        (lambda: train(network(), loader(), RECIPE, seed=2**44), "seed must lie in .*, got 17592186044416"),
+        (
+            lambda: train(normed(), [(torch.eye(3)[:1], torch.tensor([0]))], RECIPE),
+            "a BatchNorm needs .* drop_last=True",
+        ),
+        (lambda: recalibrate(normed(), torch.eye(3)[:1]), "a BatchNorm needs batches of two inputs or more"),
+        (lambda: recalibrate(normed(), torch.eye(3), 0), "batches must be at least 1, got 0"),
+        (lambda: recalibrate(normed(), torch.eye(3), -1), "batches must be at least 1, got -1"),
+        (lambda: recalibrate(normed(), torch.eye(3), 1.5), "batches must be an integer, got 1.5"),
         (lambda: accuracy(nn.Identity(), [(torch.zeros(4), torch.zeros(4))]), r"got shapes \(4,\) and \(4,\)"),
         (lambda: accuracy(nn.Identity(), [(torch.zeros(0, 3), torch.zeros(0))]), "the data have no labels"),
         (lambda: train(network(), loader(), RECIPE, one_hot()), "labels must be class numbers"),
@@ -582,6 +633,34 @@ def test_data_and_networks_that_cannot_be_used_are_refused_in_one_line(call, mes
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint16])
+def test_labels_of_any_integer_type_are_learned(dtype):
+    data = [*loader()]
+    model, expected = network(dropout=0.0), network(dropout=0.0)
+    history = train(model, [(images, labels.to(dtype)) for images, labels in data], RECIPE, data)
+    assert outcome(history) == outcome(train(expected, data, RECIPE, data)) and same(model, expected)
+    assert accuracy(model, [(images, labels.to(dtype)) for images, labels in data]) == history[-1].validation
+
+
+def test_labels_of_pixels_are_learned_and_some_may_be_left_out():
+    torch.manual_seed(0)
+    images, pixels = torch.randn(8, 2, 4, 4), nn.Conv2d(2, 3, 1)
+    labels = images.argmax(1)
+    labels[:, 0] = -100  # PyTorch's mark
+    history = train(pixels, [(images, labels.to(torch.int32))], Recipe(epochs=20))
+    assert history[-1].loss < history[0].loss
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_labels_that_are_not_used_may_be_anything(fast, monkeypatch):
+    monkeypatch.setattr("topoprune.training.keep_memory", lambda: None)
+    data, follow = [*loader()], replace(TAUGHT, distillation=1.0)
+    expected = outcome(train(network(), data, follow, teacher=network(1), fast=fast))
+    for labels in (None, "none", torch.tensor(7.0)):
+        unlabelled = [(images, labels) for images, _ in data]
+        assert outcome(train(network(), unlabelled, follow, teacher=network(1), fast=fast)) == expected
 
 
 def test_a_teacher_that_is_a_function_is_refused():
@@ -652,6 +731,24 @@ def test_recalibration_reads_as_many_batches_as_asked_for():
     assert model[1].num_batches_tracked == 12
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        (torch.full((4, 3), float("nan")), "a BatchNorm reads NaN or infinity: the inputs or weights are damaged"),
+        (torch.full((4, 3), float("inf")), "a BatchNorm reads NaN or infinity"),
+        (torch.empty(0, 3), "a batch is empty"),
+        (torch.ones(1, 3), "a BatchNorm needs batches of two inputs or more"),
+    ],
+)
+@pytest.mark.parametrize("before", [[], [torch.eye(3)]])
+def test_batches_without_sound_statistics_leave_the_network_as_it_was(spoilt, message, before):
+    model = normed()
+    state = files.digest(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        recalibrate(model, [*before, spoilt])
+    assert files.digest(model.state_dict()) == state and model[1].momentum == 0.1
+
+
 def test_recalibration_needs_no_labels():
     data = list(loader())
     expected = recalibrate(network(), data)
@@ -692,6 +789,13 @@ def test_accuracy_is_the_share_of_right_labels():
     assert accuracy(nn.Identity(), batches) == 0.75
 
 
+def test_scores_that_are_nan_are_never_right():
+    scores, labels = torch.eye(3), torch.tensor([0, 1, 2])
+    scores[0, 0] = scores[1, 2] = float("nan")
+    assert accuracy(nn.Identity(), [(scores, labels)]) == pytest.approx(1 / 3)
+    assert accuracy(nn.Identity(), [(scores * float("nan"), labels * 0)]) == 0
+
+
 # CUDA
 
 
@@ -722,6 +826,17 @@ def test_on_cuda_a_captured_step_trains_the_network_of_single_launches(recipe, d
     assert outcome(train(graph, loader(), recipe, loader(), fast=True)) == expected
     assert same(launched, graph)
     assert all(parameter.grad is None for parameter in graph.parameters())  # the memory of the graph is free
+
+
+@CUDA
+@pytest.mark.parametrize("fast", [False, True])
+def test_on_cuda_wrong_labels_are_refused_and_unused_ones_may_be_anything(fast):
+    images = torch.randn(6, 3, 8, 10)
+    for labels in (torch.full((6,), 3), torch.ones(6), [0] * 6):
+        with pytest.raises(ValueError, match="labels must"):
+            train(network().cuda(), [(images, labels)], RECIPE, fast=fast)
+    follow = replace(TAUGHT, distillation=1.0)
+    assert train(network().cuda(), [(images, None)], follow, teacher=network(1).cuda(), fast=fast)[-1].loss > 0
 
 
 @CUDA

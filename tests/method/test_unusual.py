@@ -406,6 +406,9 @@ def test_a_criterion_without_a_hash_serves():
         ({"method": "random", "seed": None}, "seed must be an integer"),
         ({"method": "taylor", "labels": [1, 2]}, "one for each input"),
         ({"method": "taylor", "labels": torch.zeros(8)}, "class numbers"),
+        ({"method": "taylor", "labels": 3}, "one for each input"),
+        ({"method": "taylor", "labels": torch.arange(8) + 92}, "labels must lie in 0 .. "),
+        ({"method": "taylor", "labels": [0] * 7 + [-1]}, "labels must lie in 0 .. .*got -1"),
     ],
     ids=str,
 )
@@ -413,6 +416,20 @@ def test_an_argument_of_the_wrong_kind_is_named(arguments, message, monkeypatch)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
     with pytest.raises(ValueError, match=message):
         select(classifier(), IMAGES, **arguments)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_taylor_names_an_answer_that_is_no_tensor(kind):
+    class Answering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = classifier()
+
+        def forward(self, x):
+            return kind([("scores", self.inner(x))]) if kind is dict else kind([self.inner(x)])
+
+    with pytest.raises(ValueError, match=rf"needs class scores of shape \(inputs, classes\), got {kind.__name__}: use"):
+        select(Answering(), IMAGES, "taylor")
 
 
 def test_labels_of_any_integer_type_serve():
