@@ -5,6 +5,7 @@ A subset whose covering radius is small has persistence diagrams close to those 
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from topoprune.fitness import as_array, checked_delta
 from topoprune.genetic import Result, check_number
 
 
-def covering_radius(delta: ArrayLike, kept: ArrayLike) -> float:
+def covering_radius(delta: ArrayLike, kept: ArrayLike | Sequence[int]) -> float:
     """Largest distance of a point to its nearest kept point: the Hausdorff distance of the subset and the whole.
 
     It is a certificate. In every dimension, the bottleneck distance between the Vietoris-Rips diagrams of all points

@@ -21,8 +21,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from topoprune.coupling import Coupling, scores
-from topoprune.distillation import check_classes
 from topoprune.functional import Responses
+from topoprune.losses import check_classes
 from topoprune.passes import BATCH, batch_size, eager_copy, run, seeded_parts, some_inputs
 
 

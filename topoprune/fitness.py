@@ -349,7 +349,7 @@ def _divisor(full: Float64[np.ndarray, "_ 2"], distance: str) -> float:
     return diagram_distance(full, np.empty((0, 2)), distance)
 
 
-def as_array(name: str, values: ArrayLike, what: str, fits: Callable, kinds: str = "biuf") -> np.ndarray:
+def as_array(name: str, values: Any, what: str, fits: Callable, kinds: str = "biuf") -> np.ndarray:
     """An array of a shape that `fits` and numbers of one of the `kinds` of NumPy; the error says `what` it must be."""
     try:
         array = np.asarray(values)

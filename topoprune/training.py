@@ -29,8 +29,8 @@ from topoprune._engine.graph import Step, captured
 from topoprune._engine.memory import keep_memory
 from topoprune._engine.muon import Muon
 from topoprune._engine.precision import autocast
-from topoprune.distillation import check_teacher, checked_labels, loss_of_labels, loss_of_teacher
 from topoprune.genetic import check_number
+from topoprune.losses import check_teacher, checked_labels, loss_of_labels, loss_of_teacher
 from topoprune.passes import batch_size, call, copied_inputs, device_of, evaluating
 
 CHECKPOINT_SETTINGS = (
@@ -204,6 +204,8 @@ def train(
         checkpoint = Path(checkpoint)
         history = _restore(_state(model, optimizers), checkpoint, identity, start)
     remaining = range(len(history), recipe.epochs)
+    if checkpoint is not None and remaining:
+        files.check_writable(checkpoint)
     trained = [module for module in model.modules() if module.training or not model.training]
     with evaluating(model), nullcontext() if teacher is None else evaluating(teacher):  # restores all modes at the end
         for module in trained:

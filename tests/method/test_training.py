@@ -895,3 +895,18 @@ def test_on_cuda_the_capture_itself_changes_no_weight_and_no_statistic():
 def test_on_another_cuda_device_than_the_current_one_the_same_network_is_trained(deterministic):
     first, second = network(dropout=0.0).to("cuda:0"), network(dropout=0.0).to("cuda:1")
     assert outcome(train(first, loader(), RECIPE, fast=True)) == outcome(train(second, loader(), RECIPE, fast=True))
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_no_epoch(tmp_path):
+    (tmp_path / "file").write_text("")
+    read = []
+
+    class Data(list):
+        def __iter__(self):
+            read.append(1)
+            return super().__iter__()
+
+    data = Data([(torch.randn(8, 4), torch.arange(8) % 2)])
+    with pytest.raises(files.FileError, match="cannot write"):
+        train(nn.Linear(4, 2), data, Recipe(epochs=3), checkpoint=tmp_path / "file" / "checkpoint")
+    assert not read

@@ -56,7 +56,7 @@ def _captured(step: Step, model: nn.Module, inputs: Tensor, labels: Tensor) -> S
                 buffer.copy_(value)
 
     def replay(batch: Tensor, batch_labels: Tensor) -> Tensor:
-        if batch.shape != inputs.shape:
+        if (batch.shape, batch_labels.shape) != (inputs.shape, labels.shape):
             raise ValueError(
                 f"all batches must have the size {len(inputs)} of the first, got {len(batch)}: set drop_last"
             )

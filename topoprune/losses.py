@@ -1,4 +1,4 @@
-"""What labels and a teacher give to the loss of a network (Hinton et al., 2015), and which of them are refused."""
+"""The losses of labels and of a teacher (Hinton et al., 2015), and the checks of both."""
 
 from itertools import chain
 
