@@ -243,9 +243,10 @@ class _Follower(TorchDispatchMode):
 
     def _give_up(self, name: str, args: tuple, kwargs: dict) -> None:
         """Fix all channels that an unknown operation reads."""
+        reason = f"{name} in {self._place()} {'mixes its channels' if 'norm' in name else 'cannot be followed'}"
         for tensor in _tensors(args, kwargs):
-            self.fix(self.labels(tensor), f"{name} in {self._place()} mixes its channels")
-            self._fix_parameter(tensor, f"{name} in {self._place()} is not known")
+            self.fix(self.labels(tensor), reason)
+            self._fix_parameter(tensor, reason)
 
     def _convolution(self, output, images, weight, bias, _stride, _padding, _dilation, transposed, _extra, groups):
         row, name = self._row(images, 1), self._name(weight)

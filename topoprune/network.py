@@ -197,23 +197,24 @@ def remove(
         network, batches, tolerance = prepared(inner, example_inputs)
         channels, removed = _to_remove(network, batches, kept, prefix)
         if check and has_values(network):
-            _check_answers(network, batches, removed, tolerance)
+            _check_answers(network, batches, removed, tolerance, prefix)
         small = without(model, removed)
         if compensate is not None and removed:
             refit(network, unwrapped(small)[0], removed, compensate, compensation, channels.follows, batches[0])
         return small
 
 
-def _check_answers(network: nn.Module, batches: list, removed: Removed, tolerance: float) -> None:
+def _check_answers(network: nn.Module, batches: list, removed: Removed, tolerance: float, prefix: str) -> None:
     """Refuse choices whose removal changes the answers, naming the layers."""
 
     def differs(tested: list[Coupling]) -> str | None:
         return find_difference(network, batches, {c: removed[c] for c in tested}, tolerance)
 
     for coupling, reason in find_unsound(list(removed), differs).items():
+        layers = ", ".join(prefix + layer for layer in coupling.layers)
         raise ValueError(
-            f"these filters cannot be removed from {', '.join(coupling.layers)}: {reason}; choose them with "
-            "topoprune.select, which leaves such layers whole, or leave this one out by ignore="
+            f"these filters cannot be removed from {layers}: {reason}; choose them with topoprune.select, which leaves "
+            "such layers whole, or leave this one out by ignore="
         )
 
 

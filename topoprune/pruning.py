@@ -131,6 +131,9 @@ def prune(
         (4, 4, True)
     """
     check_number("steps", steps, 1)
+    for name, function in (("between", between), ("schedule", schedule)):
+        if not (function is None or callable(function)):
+            raise ValueError(f"{name} must be a function, got {function!r}")
     check_images(compensate, compensation)
     shares = _shares(schedule, steps)
     settings = {name: value for name, value in options.items() if name not in SELECTION_ARGUMENTS}

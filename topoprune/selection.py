@@ -319,7 +319,11 @@ def ignored_layers(model: nn.Module, ignore: str | nn.Module | type | Iterable[s
     check_model(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     inside: set[nn.Module] = set()
-    for one in [ignore] if isinstance(ignore, (str, nn.Module, type)) else ignore:
+    kinds = str, nn.Module, type
+    every = [ignore] if isinstance(ignore, kinds) or not isinstance(ignore, Iterable) else [*ignore]
+    if not all(isinstance(one, kinds) for one in every):
+        raise ValueError(f"ignore must be names, modules or types of modules, got {ignore!r}")
+    for one in every:
         if isinstance(one, str):
             found = [m for name, m in modules.items() if name == one or (one not in modules and fnmatchcase(name, one))]
         elif isinstance(one, type):

@@ -153,7 +153,7 @@ def test_an_operation_whose_arguments_are_not_foreseen_is_no_error_of_the_inputs
         raise IndexError("tuple index out of range")
 
     monkeypatch.setattr("topoprune.channels._Follower._within", broken)
-    with pytest.warns(PruningWarning, match="c because sort in .* mixes its channels"):
+    with pytest.warns(PruningWarning, match="c because sort in .* cannot be followed"):
         result = prune(Uses(OPERATIONS["sort"]), IMAGES, "l1")
     assert result.model.a.out_channels == 4 and len(result.kept["c"]) == 6
 
@@ -404,6 +404,8 @@ def test_a_criterion_without_a_hash_serves():
         ({"method": "topological", "space": [1]}, "space must be a name"),
         ({"method": "random", "seed": -1}, "seed must be at least 0"),
         ({"method": "random", "seed": None}, "seed must be an integer"),
+        ({"method": "l1", "ignore": 5}, "ignore must be names, modules or types of modules, got 5"),
+        ({"method": "l1", "ignore": ["answer", 5]}, "ignore must be names, modules or types of modules, got"),
         ({"method": "taylor", "labels": [1, 2]}, "one for each input"),
         ({"method": "taylor", "labels": torch.zeros(8)}, "class numbers"),
         ({"method": "taylor", "labels": 3}, "one for each input"),
@@ -430,6 +432,12 @@ def test_taylor_names_an_answer_that_is_no_tensor(kind):
 
     with pytest.raises(ValueError, match=rf"needs class scores of shape \(inputs, classes\), got {kind.__name__}: use"):
         select(Answering(), IMAGES, "taylor")
+
+
+@pytest.mark.parametrize("name", ["between", "schedule"])
+def test_what_prune_calls_must_be_a_function(name):
+    with pytest.raises(ValueError, match=f"{name} must be a function, got 5"):
+        topoprune.prune(classifier(), IMAGES, "l1", 0.5, steps=2, **{name: 5})
 
 
 def test_labels_of_any_integer_type_serve():
