@@ -113,7 +113,9 @@ def _consumer(
     inputs = by_channels if mode == "channels" else len(stays) * math.prod(sizes[2:])
     indices = outputs, order, np.searchsorted(kept, order[stays]), stays
     tensors: Any = [torch.as_tensor(index, device=module.weight.device) for index in indices]
-    centred = module.bias is not None or before_batch_norm
+    # strides of a transposed convolution divide the positions into phases, for which one intercept does not serve
+    phases = getattr(module, "transposed", False) and max(module.stride) > 1
+    centred = (module.bias is not None or before_batch_norm) and not phases
     return Consumer(axis.layer, names, mode, groups, centred, inputs, by_channels, before_batch_norm, *tensors)
 
 

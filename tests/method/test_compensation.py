@@ -659,3 +659,22 @@ def test_single_images_are_no_batches():
     kept = topoprune.select(model, given, "l1", 0.5)
     with pytest.raises(ValueError, match=r"batch 0 of compensate is a single image of shape \(3, 8, 8\): torch.stack"):
         topoprune.remove(model, given, kept, compensate=list(given))
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+@pytest.mark.parametrize("norm", [nn.Identity, nn.BatchNorm2d])
+def test_the_phases_of_a_strided_transposed_convolution_keep_their_means(kernel, norm):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 12, 3), nn.ReLU(), nn.ConvTranspose2d(12, 4, kernel, stride=2), norm(4), nn.Conv2d(4, 2, 1)
+    given = images(300, 3, 8, 8)
+    model, kept = topoprune.recalibrate(nn.Sequential(*layers), given).eval(), {"0": [0, 2, 5, 7, 8, 11]}
+    plain = topoprune.recalibrate(topoprune.remove(model, given, kept), given)
+    refitted = topoprune.remove(model, given, kept, compensate=given)
+
+    def largest_shift(network):
+        with torch.no_grad():
+            away = (network(given) - model(given)).mean((0, 1))
+        return max(away[i::2, j::2].mean().abs() for i in range(2) for j in range(2))
+
+    assert error(refitted, model, given) < 0.9 * error(plain, model, given)
+    assert largest_shift(refitted) < largest_shift(plain)
