@@ -270,10 +270,9 @@ class _Follower(TorchDispatchMode):
                 blocks = numbers.view(groups, -1)
                 self._link(blocks[:1].expand_as(blocks), blocks)
         depthwise = weight.shape[1] == 1 and groups > 1 and not transposed
-        owns = (
-            not depthwise or Axis(name, written).layer in self.layers
-        )  # a blur has the filters of the layer before it
-        self._written(output, bias, Axis(name, written), groups if transposed else 1, 1, owns)
+        axis = Axis(name, written)
+        owns = not depthwise or axis.layer in self.layers  # a blur has the filters of the layer before it
+        self._written(output, bias, axis, groups if transposed else 1, 1, owns)
         if not depthwise:
             self.readers.add(Axis(name, read))
         return None
@@ -409,12 +408,10 @@ class _Follower(TorchDispatchMode):
         if all(a_sizes[axis] == 1 for axis in spread_b) and not spread_a and (spread_b or (a < 0).all()):
             self.fix(a, f"one channel is broadcast over others in {self._place()}")
             return b, sizes
-        for gated, gate, gate_sizes, axes, own in (
-            (a, b, b_sizes, spread_a, spread_b),
-            (b, a, a_sizes, spread_b, spread_a),
-        ):
-            branches = [axis for axis in axes if gate_sizes[axis] > 1]  # of channels that lie along another axis
-            if branches and len(branches) < len(axes) and set(own) <= set(branches):
+        pairs = (a, spread_a, b, spread_b, b_sizes), (b, spread_b, a, spread_a, a_sizes)
+        for gated, spread, gate, gate_spread, gate_sizes in pairs:
+            branches = [axis for axis in spread if gate_sizes[axis] > 1]  # of channels that lie along another axis
+            if branches and len(branches) < len(spread) and set(gate_spread) <= set(branches):
                 self.fix(gate, f"it is a gate of whole branches in {self._place()}")
                 return gated, sizes
         if any(b_sizes[axis] == 1 for axis in spread_a) or any(a_sizes[axis] == 1 for axis in spread_b):

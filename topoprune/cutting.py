@@ -50,7 +50,7 @@ def find_unsound(
 
 
 def some_choices(couplings: list[Coupling]) -> Removed:
-    """A third of the choices of each coupling, drawn at random, but never nearly as many from each of equal parts."""
+    """A third of the choices of each coupling, drawn at random, but not as many from each of several equal parts."""
     generator = np.random.default_rng(0)
     removed = {}
     for coupling in couplings:
@@ -62,10 +62,14 @@ def some_choices(couplings: list[Coupling]) -> Removed:
 
 
 def _is_uneven(gone: np.ndarray, choices: int) -> bool:
-    """Whether no division into equal parts loses nearly as many from each: what slices them would run by luck."""
+    """Whether equal parts of the choices lose different numbers: if they do not, code that slices them runs by luck.
+
+    Halves differ by two where they can, because one more or less is lost in rounding.
+    """
     parts = [count for count in range(2, choices // 2 + 1) if choices % count == 0]
-    counts = [np.bincount(gone * count // choices, minlength=count) for count in parts]
-    return len(gone) > 0 and all(np.ptp(lost) >= min(2, len(gone)) for lost in counts)
+    spread = {count: np.ptp(np.bincount(gone * count // choices, minlength=count)) for count in parts}
+    least = {count: min(2 if count == 2 else 1, len(gone)) for count in parts}
+    return len(gone) > 0 and all(spread[count] >= least[count] for count in parts)
 
 
 def find_difference(network: nn.Module, batches: list, removed: Removed, tolerance: float) -> str | None:

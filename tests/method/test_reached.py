@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,8 @@ from foreign import centred, silenced
 from torch import nn
 
 import topoprune
-from topoprune.network import PruningWarning, structure
+from topoprune.cutting import some_choices
+from topoprune.network import PruningWarning, couplings, structure
 
 
 class Chosen(nn.Module):
@@ -133,3 +135,14 @@ def test_what_is_no_network_is_refused(model):
 def test_a_single_layer_has_nothing_to_prune():
     with pytest.raises(ValueError, match="nothing to prune: every layer must stay whole"):
         topoprune.select(nn.Conv2d(3, 8, 3), torch.randn(2, 3, 8, 8), "l1")
+
+
+@pytest.mark.parametrize("filters", range(2, 70))
+def test_a_sample_is_a_third_and_uneven(filters):
+    model = nn.Sequential(nn.Conv2d(3, filters, 1), nn.Conv2d(filters, filters, 1), nn.Conv2d(filters, 2, 1))
+    found = couplings(model, torch.randn(1, 3, 2, 2), check=False)
+    for gone in some_choices(found).values():
+        assert len(set(gone.tolist())) == max(1, filters // 3)
+        for parts in (parts for parts in range(2, filters // 2 + 1) if filters % parts == 0):
+            lost = np.array_split(np.isin(np.arange(filters), gone), parts)
+            assert len({part.sum() for part in lost}) > 1
