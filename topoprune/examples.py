@@ -36,8 +36,9 @@ def prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, list, fl
     # on zeros a layer without a bias gives zeros, whichever filters it has
     noises = (True, False) if floats and not any(x.any() for x in floats) else (False,)
     for noise, single, count in itertools.product(noises, (True, False), (2, None)):
-        network, every = _variant(model, example_inputs, noise, single)
-        inputs = first_inputs(every, count) if count else every
+        some = first_inputs(example_inputs, REACHED) if count else example_inputs
+        network, some = _variant(model, some, noise, single)
+        inputs = first_inputs(some, count) if count else some
         try:
             answers = answers_of(copied(network), inputs)
         except ValueError as error:
@@ -54,30 +55,28 @@ def prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, list, fl
                 "finite inputs, or a model whose weights are sound"
             )
         precise = not any(answer.dtype in (torch.float16, torch.bfloat16) for _, answer in answers)
-        batches = [inputs, *(_reaching_idle_layers(network, every) if count else ())]
+        batches = [inputs, *(_reaching_idle_layers(network, some) if count else ())]
         return network, batches, TOLERANCE if precise else 50 * TOLERANCE
     raise failure
 
 
 def _reaching_idle_layers(network: nn.Module, inputs: Any) -> Iterator[Any]:
     """Pairs of inputs that call layers which the pairs before them do not call, such as experts that are chosen."""
-    some = first_inputs(inputs, REACHED)
-    called = _called(network, first_inputs(inputs, 2))
-    idle = set(idle_modules(network, called))
-    if not idle or batch_size(some) < 3 or idle.isdisjoint(_called(network, some)):
+    idle = set(idle_modules(network, _called(network, first_inputs(inputs, 2))))
+    if not idle or batch_size(inputs) < 3 or idle.isdisjoint(_called(network, inputs)):
         return
-    for start in range(2, batch_size(some), 2):
-        pair = some_inputs(some, start, start + 2)
+    for start in range(2, batch_size(inputs), 2):
+        pair = some_inputs(inputs, start, start + 2)
         if not idle.isdisjoint(new := _called(network, pair)):
             idle -= new
             yield pair
 
 
 def _called(network: nn.Module, inputs: Any) -> set[str]:
-    """Names of the modules that a forward pass calls."""
-    called: set[str] = set()
+    """Names of the modules that a forward pass calls; those until it fails, if the network takes other inputs."""
+    network, called = copied(network), set[str]()
     seed_generators(0)
-    with noting_calls(network, called), torch.no_grad():
+    with noting_calls(network, called), torch.no_grad(), contextlib.suppress(ValueError):
         run(network, inputs)
     return called
 
