@@ -83,7 +83,7 @@ def refit(
         removed: coupling -> the choices that were removed.
         images: inputs as `forward` takes them (a tensor, a tuple or a dict), or an iterable of batches of them. They
             are read once, into memory. In a pair (inputs, labels), the second is dropped if it is a vector of integers
-            as long as the first, unless the example inputs are a pair as well.
+            as long as the first, unless the example inputs hold such a vector too.
         mode: "channels" or "convolution", see above.
         follows: layer -> the BatchNorm that reads its output.
         example_inputs: what `forward` takes, to tell inputs from labels.

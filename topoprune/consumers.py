@@ -63,11 +63,11 @@ def consumers_of(
     for axis in sorted({axis for coupling in removed for axis in coupling.readers}):
         layer = axis.layer
         module: Any = dense.get_submodule(layer)
-        if isinstance(module, LAYERS) and axis.dim == output_axis(module):
-            log.info("%s is not compensated: its weight is used again, turned round", layer)
-            continue
         if not (isinstance(module, LAYERS) and axis.name.rpartition(".")[2] == "weight"):
             log.info("%s is not compensated: it is not the weight of a convolution or a linear layer", axis.name)
+            continue
+        if axis.dim == output_axis(module):
+            log.info("%s is not compensated: its weight is used again, turned round", layer)
             continue
         owners = _owners(dense, "weight", module.weight)
         inputs, own_mode = pruned.get_parameter(axis.name)[0].numel(), mode

@@ -62,8 +62,10 @@ def prepared(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, list, fl
 
 def _reaching_idle_layers(network: nn.Module, inputs: Any) -> Iterator[Any]:
     """Pairs of inputs that call layers which the pairs before them do not call, such as experts that are chosen."""
+    if batch_size(inputs) < 3:
+        return
     idle = set(idle_modules(network, _called(network, first_inputs(inputs, 2))))
-    if not idle or batch_size(inputs) < 3 or idle.isdisjoint(_called(network, inputs)):
+    if not idle or idle.isdisjoint(_called(network, inputs)):
         return
     for start in range(2, batch_size(inputs), 2):
         pair = some_inputs(inputs, start, start + 2)
@@ -133,4 +135,5 @@ def passes_of(network: nn.Module, batches: list) -> Iterator[Callable[[nn.Module
 
 
 def has_values(network: nn.Module) -> bool:
+    """Whether there is anything to compare: a network on the "meta" device has shapes alone."""
     return not any(parameter.is_meta for parameter in network.parameters())

@@ -27,12 +27,12 @@ def batches_of(images: Any, network: nn.Module, example_inputs: Any = None) -> l
     given = []
     one = isinstance(images, (Tensor, tuple, dict)) or _is_pair(images)
     for number, batch in enumerate([images] if one else images):
-        inputs = batch if _are_inputs(batch, example_inputs) else _unlabelled(batch)
+        inputs = batch if _axes(batch) == _axes(example_inputs) else _unlabelled(batch)
         if next(tensors_in(inputs), None) is None:
             raise ValueError(f"batch {number} of compensate has no tensor, but {type(inputs).__name__}: pass tensors")
         if not all(tensor.isfinite().all() for tensor in tensors_in(inputs)):
             raise ValueError(f"batch {number} of compensate has values that are not finite: leave such images out")
-        if [x.ndim for x in tensors_in(inputs)] == [x.ndim - 1 for x in tensors_in(example_inputs)]:
+        if _axes(inputs) == [axes - 1 for axes in _axes(example_inputs)]:
             shape = tuple(next(tensors_in(inputs)).shape)
             raise ValueError(f"batch {number} of compensate is a single image of shape {shape}: torch.stack the images")
         if single:
@@ -83,9 +83,9 @@ def _is_pair(images: Any) -> bool:
     return isinstance(images, list) and _unlabelled(images) is not images and images[0].ndim > 1
 
 
-def _are_inputs(batch: Any, example_inputs: Any) -> bool:
-    """Whether a pair is two inputs of the network, and not inputs and labels."""
-    return all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in (batch, example_inputs))
+def _axes(inputs: Any) -> list[int]:
+    """The number of axes of every tensor, by which inputs are told from inputs with labels, and from a single image."""
+    return [tensor.ndim for tensor in tensors_in(inputs)]
 
 
 def _unlabelled(batch: Any) -> Any:

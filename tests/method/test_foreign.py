@@ -53,8 +53,13 @@ def test_removal_equals_masking(name, ratio, seed):
 def test_every_layer_but_the_answer_loses_filters(name):
     model, inputs = made(name)
     kept = topoprune.select(model, inputs, "l1", 0.5)
-    whole = {"U-Net": {"answer"}, "squeezed": {"where"}, "unflattened": {"last"}, "two answers": {"two", "aux"}}
-    whole["experts"] = {"answer"}
+    whole = {
+        "U-Net": {"answer"},
+        "squeezed": {"where"},
+        "unflattened": {"last"},
+        "two answers": {"two", "aux"},
+        "experts": {"answer"},
+    }
     modules = {layer: module for layer, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     for layer, module in modules.items():
         assert (len(kept[layer]) == module.out_channels) == (layer in whole.get(name, set())), layer

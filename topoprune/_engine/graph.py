@@ -57,8 +57,9 @@ def _captured(step: Step, model: nn.Module, inputs: Tensor, labels: Tensor) -> S
 
     def replay(batch: Tensor, batch_labels: Tensor) -> Tensor:
         if (batch.shape, batch_labels.shape) != (inputs.shape, labels.shape):
+            found, first = ((tuple(x.shape), tuple(y.shape)) for x, y in ((batch, batch_labels), (inputs, labels)))
             raise ValueError(
-                f"all batches must have the size {len(inputs)} of the first, got {len(batch)}: set drop_last"
+                f"all batches must have the shapes of the first, {first}, got {found}: set drop_last=True in the loader"
             )
         inputs.copy_(batch)
         labels.copy_(batch_labels)
