@@ -225,7 +225,7 @@ PROFILES = """profiles:
   ablation, recovery                      the study's ablations, and fine-tuning long enough to recover
   beyond-quarter, beyond                  what lies beyond the thesis, on a quarter of VGG-16 and on the whole
   beyond-explored                         ways of fine-tuning, and small ratios, on a quarter of VGG-16
-  beyond-gentle                           gentler fine-tuning, on the whole VGG-16
+  beyond-gentle, beyond-gentle-quarter    gentler fine-tuning, on the whole VGG-16 and on a quarter
   beyond-muon                             removals from networks that Muon trained, on a quarter of VGG-16
   beyond-choice, beyond-choice-slow       networks by which its method and its rate were chosen"""
 

@@ -163,7 +163,7 @@ def test_companions_exist_and_are_listed():
         assert set(study.with_companions(name)) <= set(study.PROFILES)
     assert set(study.with_companions("study")) == {
         *("study", "ablation", "study-sgd", "recovery", "study-whole", "study-cutout", "beyond-quarter"),
-        *("beyond", "beyond-explored", "beyond-gentle", "beyond-muon"),
+        *("beyond", "beyond-explored", "beyond-gentle", "beyond-gentle-quarter", "beyond-muon"),
     }
 
 
@@ -178,6 +178,18 @@ def test_networks_of_muon_differ_from_those_of_sgd_in_nothing_but_the_rate_of_mu
     assert (muon.width, muon.dataset, muon.recovery, muon.search) == (sgd.width, sgd.dataset, sgd.recovery, sgd.search)
     others = (seed for name, one in study.PROFILES.items() if name != "beyond-muon" for seed in one.seeds)
     assert set(muon.seeds).isdisjoint(others)
+
+
+def test_gentler_fine_tuning_at_a_quarter_of_the_width_has_the_recipes_of_the_others():
+    usual, narrow = (study.profile(name) for name in ("beyond-quarter", "beyond-gentle-quarter"))
+    explored, wide = (study.profile(name) for name in ("beyond-explored", "beyond-gentle"))
+    assert (narrow.width, narrow.dense, narrow.recovery) == (usual.width, usual.dense, usual.recovery)
+    assert narrow.recoveries == explored.recoveries[-1:]
+    assert dataclasses.replace(wide.recoveries[0], batch=512, muon_rate=0.0) == dataclasses.replace(
+        narrow.recoveries[0], batch=512, muon_rate=0.0
+    )
+    others = (seed for name, one in study.PROFILES.items() if name != "beyond-gentle-quarter" for seed in one.seeds)
+    assert set(narrow.seeds).isdisjoint(others)
 
 
 def test_an_unknown_profile_is_named():

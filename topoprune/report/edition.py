@@ -10,7 +10,10 @@ from topoprune.study.trial import Spec
 CHOSEN_BY = {"beyond-quarter": ("beyond-choice", "beyond-choice-slow")}
 """Profile -> the profiles that decided its functional choice and its rate, before its runs; no chapter shows them."""
 
-BEYOND = ("beyond-quarter", *CHOSEN_BY["beyond-quarter"], "beyond", "beyond-explored", "beyond-gentle", "beyond-muon")
+BEYOND = (
+    *("beyond-quarter", *CHOSEN_BY["beyond-quarter"], "beyond"),
+    *("beyond-explored", "beyond-gentle", "beyond-gentle-quarter", "beyond-muon"),
+)
 """The profiles of the published study that lie beyond the thesis."""
 
 

@@ -103,6 +103,7 @@ class Profile:
         wide: companion with the same on networks of full width, where those of `beyond` are narrower.
         explored: companion with what was tried beside it, and enters no claim.
         gentle: companion that fine-tunes networks of full width more gently, and enters no claim.
+        gentle_narrow: companion that does so with narrow networks.
         muon: companion of narrow networks that Muon trained, where those of `beyond` were trained by SGD alone.
         portraits: convolutions of the first seed that are portrayed; without any, `layer` is, unless there are
             removals.
@@ -132,10 +133,14 @@ class Profile:
     recoveries: tuple[Recipe, ...] = ()
     explored: str = ""
     gentle: str = ""
+    gentle_narrow: str = ""
     muon: str = ""
 
 
-COMPANIONS = ("ablation", "contrast", "longer", "whole", "cutout", "beyond", "wide", "explored", "gentle", "muon")
+COMPANIONS = (
+    *("ablation", "contrast", "longer", "whole", "cutout"),
+    *("beyond", "wide", "explored", "gentle", "gentle_narrow", "muon"),
+)
 """Fields of a `Profile` that name another profile, which the book shows beside it."""
 
 
@@ -190,6 +195,7 @@ _STUDY = Profile(
     wide="beyond",
     explored="beyond-explored",
     gentle="beyond-gentle",
+    gentle_narrow="beyond-gentle-quarter",
     muon="beyond-muon",
 )
 
@@ -279,6 +285,16 @@ _BEYOND_GENTLE = replace(
 )
 
 
+_BEYOND_GENTLE_QUARTER = replace(
+    _BEYOND_EXPLORED,
+    seeds=(28, 29, 30),
+    ratios=(0.3,),
+    recoveries=_BEYOND_EXPLORED.recoveries[-1:],
+    removals=(FUNCTIONAL_CHOICE,),
+    removal_ratios=(0.3,),
+)
+
+
 _BEYOND_MUON = replace(
     _BEYOND_QUARTER,
     seeds=(24, 25, 26, 27),
@@ -323,6 +339,7 @@ PROFILES = {
     "pilot-explored": replace(_BEYOND_EXPLORED, seeds=(10,)),
     "beyond": _BEYOND,
     "beyond-gentle": _BEYOND_GENTLE,
+    "beyond-gentle-quarter": _BEYOND_GENTLE_QUARTER,
     "beyond-muon": _BEYOND_MUON,
     "quick-beyond": replace(
         _BEYOND_QUARTER,
