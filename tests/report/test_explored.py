@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from planted import networks
 from planted_beyond import removal, trial
 
@@ -208,3 +210,38 @@ def test_what_is_missing_of_gentler_fine_tuning_is_said(records):
     columns = tables.fine_tunings_by_ratio_table(gentle()).columns
     columns = columns if len(records) > 2 else columns.drop("random, plain (%)")
     pd.testing.assert_index_equal(tables.fine_tunings_by_ratio_table(records).columns, columns)
+
+
+NARROW = PROFILES["beyond-gentle-quarter"]
+GAINS = {("plain", "usual"): 83.0, ("plain", "gentle"): 82.0, ("refitted", "usual"): 83.0, ("refitted", "gentle"): 84.0}
+"""(arm, recipe) -> test accuracy (%) at the end, on average over the networks."""
+
+
+def narrow(seeds: int) -> list:
+    """Networks whose cover ends at `GAINS`, with other steps between networks for each arm and recipe."""
+    records = networks(seeds)
+    for seed in range(seeds):
+        for number, ((arm, called), end) in enumerate(GAINS.items()):
+            recipe = NARROW.recovery if called == "usual" else NARROW.recoveries[0]
+            made = trial(ARMS[arm], 0.3, seed, end + 0.1 * (number + 1) * (seed - (seeds - 1) / 2), 0.3)
+            records.append(dataclasses.replace(made, spec=dataclasses.replace(made.spec, recovery=recipe)))
+    return records
+
+
+def test_the_fifth_question_is_answered_by_intervals_of_paired_differences():
+    found = evidence.gentle_narrow_findings(narrow(4), NARROW)
+    paired = np.array([0.1 * (seed - 1.5) for seed in range(4)])  # refitted: the steps 0.3 and 0.4 differ by 0.1
+    low, high = scipy.stats.t.interval(0.95, 3, loc=1, scale=scipy.stats.sem(paired))
+    assert found["better_refitted"] == f"+1.0 points (95 % interval {low:+.1f} to {high:+.1f})"
+    answers = {name.removeprefix("answer_"): value for name, value in found.items() if name.startswith("answer")}
+    assert answers == {"better_plain": "no", "better_refitted": "yes", "kept_usual": "open", "kept_gentle": "yes"}
+    assert (found["networks"], found["plain_gentle"], found["refitted_gentle"]) == (4, "82.0 %", "84.0 %")
+    assert found["recovered"].endswith(" of 8")
+
+
+@pytest.mark.parametrize("records", [[], networks(2), narrow(2)], ids=["none", "dense", "two"])
+def test_with_fewer_than_three_networks_the_fifth_question_stays_open(records):
+    found = evidence.gentle_narrow_findings(records, NARROW)
+    assert found.keys() == evidence.gentle_narrow_findings(narrow(4), NARROW).keys()
+    assert {value for name, value in found.items() if name.startswith("answer")} == {"open"}
+    assert "nan" not in " ".join(map(str, found.values()))

@@ -1,4 +1,4 @@
-"""What was explored beside the claims: small ratios without any training, and ways of fine-tuning."""
+"""What was asked beside the claims: small ratios without any training, and ways of fine-tuning."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -11,6 +11,7 @@ from topoprune.models import build
 from topoprune.network import remove
 from topoprune.report.evidence.beyond import FUNCTIONAL
 from topoprune.report.evidence.beyond_claims import NOT_ON_RECORD, points
+from topoprune.report.evidence.claims import LEAST_SEEDS
 from topoprune.report.evidence.statistics import paired_difference
 from topoprune.report.frames import NAMES, dense_accuracy, of_kind, records_by_ratio, removals_by_network, typed_frame
 from topoprune.selection import select
@@ -19,6 +20,7 @@ from topoprune.study.profiles import COMPENSATED
 from topoprune.training import Recipe
 
 PLAIN, REFITTED = "plain", "refitted"
+YES, NO, OPEN = "yes", "no", "open"
 CONTROL = "random, plain"
 """Arm of random removal without a refit; the other arms are those of the functional choice."""
 
@@ -181,26 +183,72 @@ def gentle_findings(records: Sequence[Record], plan: Profile) -> dict[str, str |
         last epoch, ARM in plain, refitted and random, RECIPE in usual and gentle; recovered_NAME: how many of the
         networks of the second recipe recovered.
     """
-    recipes = {"usual": recipe_in_words(plan.recovery), "gentle": recipe_in_words(plan.recoveries[0])}
-    trials, by_ratio = of_kind(records, Trial), records_by_ratio(records)
-    found: dict[str, str | int] = {
+    by_ratio = records_by_ratio(records)
+    found = _networks(records) | {"rate": f"{plan.recoveries[0].peak_rate:g}"}
+    for name, ratio in zip(("small", "larger"), sorted(plan.ratios), strict=True):
+        ways = _two_ways(fine_tunings(by_ratio.get(ratio, [])), plan)
+        found |= {name: f"{ratio:g}", **{f"{key}_{name}": value for key, value in ways.items()}}
+    return found
+
+
+def gentle_narrow_findings(records: Sequence[Record], plan: Profile) -> dict[str, str | int]:
+    """What the prose quotes of the fifth question beside the claims; "(not on record)" where nothing is.
+
+    Returns:
+        networks, dense, and the keys of `gentle_findings` at the profile's ratio, without its name and without random;
+        better_ARM: test accuracy after the last epoch of the second recipe less that of the first, ARM in plain and
+        refitted; kept_RECIPE: refitted less plain after the last epoch, RECIPE in usual and gentle; and for each of
+        these four answer_NAME: "yes" if its interval lies above zero, "no" if below, otherwise "open".
+    """
+    better, kept = recipe_gains(records, recipe_in_words(plan.recovery)), kept_gains(records)
+    kept = kept[kept["measured"] == "last"]
+    cells = {f"better_{arm}": better[better["arm"] == arm] for arm in (PLAIN, REFITTED)}
+    cells |= {f"kept_{called}": kept[kept["recipe"] == recipe] for called, recipe in _two_recipes(plan).items()}
+    ways = {key: value for key, value in _two_ways(fine_tunings(records), plan).items() if "random" not in key}
+    found = _networks(records) | ways | {name: _quoted(row) for name, row in cells.items()}
+    return found | {f"answer_{name}": answer(row, above=True) for name, row in cells.items()}
+
+
+def answer(row: pd.DataFrame, above: bool) -> str:
+    """The answer that an interval gives to an announced question.
+
+    Args:
+        row: seeds, low and high of the cell that was asked about; or no row.
+        above: whether an interval above zero means yes, otherwise one below it does.
+
+    Returns:
+        "yes", "no" if the interval lies on the other side of zero, or "open": also with fewer than three networks.
+
+    >>> answer(pd.DataFrame([{"seeds": 4, "low": -9.3, "high": -5.5}]), above=False)
+    'yes'
+    """
+    enough = row[row["seeds"] >= LEAST_SEEDS]
+    sides = {True: (enough["low"] > 0).any(), False: (enough["high"] < 0).any()}  # NaN lies on no side
+    return YES if sides[above] else NO if sides[not above] else OPEN
+
+
+def _networks(records: Sequence[Record]) -> dict[str, str | int]:
+    trials = of_kind(records, Trial)
+    return {
         "networks": len({trial.spec.dense for trial in trials}),
         "dense": f"{dense_accuracy(records):.1f} %" if trials else NOT_ON_RECORD,
-        "rate": f"{plan.recoveries[0].peak_rate:g}",
     }
-    for name, ratio in zip(("small", "larger"), sorted(plan.ratios), strict=True):
-        tuned = fine_tunings(by_ratio.get(ratio, []))
-        gentle = tuned[tuned["recipe"] == recipes["gentle"]]
-        mended = gentle[gentle["arm"] == REFITTED]
-        found |= {
-            name: f"{ratio:g}",
-            f"before_{name}": _mean(mended["before"]),
-            f"first_{name}": _mean(mended["first"]),
-        }
-        found[f"recovered_{name}"] = f"{gentle['recovered'].sum()} of {len(gentle)}" if len(gentle) else NOT_ON_RECORD
-        for (called, recipe), arm in product(recipes.items(), (PLAIN, REFITTED, CONTROL)):
-            own = tuned[(tuned["recipe"] == recipe) & (tuned["arm"] == arm)]
-            found[f"{arm.partition(',')[0]}_{called}_{name}"] = _mean(own["last"])
+
+
+def _two_recipes(plan: Profile) -> dict[str, str]:
+    return {"usual": recipe_in_words(plan.recovery), "gentle": recipe_in_words(plan.recoveries[0])}
+
+
+def _two_ways(tuned: pd.DataFrame, plan: Profile) -> dict[str, str]:
+    """The keys of `gentle_findings` that depend on the ratio, without its name, from `fine_tunings` of that ratio."""
+    recipes = _two_recipes(plan)
+    gentle = tuned[tuned["recipe"] == recipes["gentle"]]
+    mended = gentle[gentle["arm"] == REFITTED]
+    found = {"before": _mean(mended["before"]), "first": _mean(mended["first"])}
+    found["recovered"] = f"{gentle['recovered'].sum()} of {len(gentle)}" if len(gentle) else NOT_ON_RECORD
+    for (called, recipe), arm in product(recipes.items(), (PLAIN, REFITTED, CONTROL)):
+        own = tuned[(tuned["recipe"] == recipe) & (tuned["arm"] == arm)]
+        found[f"{arm.partition(',')[0]}_{called}"] = _mean(own["last"])
     return found
 
 

@@ -9,13 +9,13 @@ from topoprune.report.evidence.beyond import FUNCTIONAL, PRIMARY_RATIO, RANDOM, 
 from topoprune.report.evidence.beyond_claims import NOT_ON_RECORD, percent, points
 from topoprune.report.evidence.beyond_explanation import LOST_MASS
 from topoprune.report.evidence.claims import LEAST_SEEDS
+from topoprune.report.evidence.explored import answer
 from topoprune.report.frames import NAMES, dense_accuracy, removals_by_network, trained_by, trials
 from topoprune.study import Record
 from topoprune.study.profiles import COMPENSATED
 
 L1 = NAMES["l1"]
 AS_REMOVED, FINE_TUNED = "as removed", "fine-tuned"
-YES, NO, OPEN = "yes", "no", "open"
 _COLUMNS = (
     *("optimizer", "width", "measured", "method", "accuracy", "seeds", "difference", "low", "high"),
     *("dense", "removed norm", LOST_MASS),
@@ -78,7 +78,7 @@ def optimizer_findings(sgd: Sequence[Record], muon: Sequence[Record]) -> dict[st
             found[f"{arm}_{name}_mass"] = percent(own[LOST_MASS].mean())
         for name in ("removed", "cover", "tuned"):
             found[f"{arm}_{name}"] = points(rows[name].iloc[0]) if len(rows[name]) else NOT_ON_RECORD
-    return found | {f"answer_{name}": _answer(rows[name]) for name in ("removed", "tuned")}  # Muon comes last
+    return found | {f"answer_{name}": answer(rows[name], above=False) for name in ("removed", "tuned")}  # of Muon
 
 
 _QUOTED = {
@@ -96,9 +96,3 @@ def _measured(records: Sequence[Record]) -> Iterator[tuple[str, str, pd.DataFram
     plain = tuned[~tuned["method"].astype(str).str.endswith(COMPENSATED)]
     for measured, column, frame in ((AS_REMOVED, "none", removals_by_network(records)), (FINE_TUNED, "test", plain)):
         yield measured, column, frame[frame["ratio"] == PRIMARY_RATIO]
-
-
-def _answer(rows: pd.DataFrame) -> str:
-    """The answer of the cell, if there is one: an interval that is NaN lies on no side."""
-    below, above = (rows["high"] < 0).any(), (rows["low"] > 0).any()
-    return YES if below else NO if above else OPEN
