@@ -227,6 +227,7 @@ PROFILES = """profiles:
   beyond-explored                         ways of fine-tuning, and small ratios, on a quarter of VGG-16
   beyond-gentle, beyond-gentle-quarter    gentler fine-tuning, on the whole VGG-16 and on a quarter
   beyond-muon                             removals from networks that Muon trained, on a quarter of VGG-16
+  beyond-mass                             removals by the mass of a channel alone, on a quarter of VGG-16
   beyond-choice, beyond-choice-slow       networks by which its method and its rate were chosen"""
 
 

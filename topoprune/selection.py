@@ -145,8 +145,8 @@ def run_selection(
             as closely as single filters allow. Layers that {pattern: ratio} leaves whole stay whole.
         latency_ms: the same for the median latency of one input on this machine.
         check: verify on the example inputs what is removed together, see `structure`.
-        **options: of the method: `space` and those of `topological`; `labels` of "taylor"; `engine="nni"` of "l1",
-            "l2" and "fpgm", which asks NNI's own pruner.
+        **options: of the method: those of `topological`; `space`, which a criterion of a layer and a function take as
+            well; `labels` of "taylor"; `engine="nni"` of "l1", "l2" and "fpgm", which asks NNI's own pruner.
 
     Raises:
         ValueError: as `select`.
@@ -399,4 +399,4 @@ def _options_of(method: str | Callable) -> set[str]:
         return {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
     if method == "random" or method in RESPONSE_CRITERIA:
         return set()
-    return {"engine"} if method in NNI_PRUNERS else {"space"}
+    return {"space", "engine"} if method in NNI_PRUNERS else {"space"}

@@ -226,6 +226,17 @@ def test_channels_that_evaluation_does_not_reach_count_as_independent():
         select(model, inputs, "folding", space="activations")
 
 
+@pytest.mark.parametrize("engine", [{}, {"engine": "nni"}], ids=["own", "nni"])
+def test_the_l2_norm_in_the_functional_cloud_is_the_mass(engine):
+    model, inputs = chain(), images()
+    own = couplings(model, inputs)
+    kept = select(model, inputs, "l2", 0.5, space="functional", **engine)
+    for coupling, channels in zip(own, responses(model, inputs, own), strict=True):
+        heaviest = np.argsort(-channels.mass())[: coupling.choices - coupling.choices // 2]
+        assert kept[coupling.layers[0]] == sorted(heaviest.tolist())
+    assert kept != select(model, inputs, "l2", 0.5)
+
+
 WAYS = {
     "qr": {"method": "qr"},
     "functional": {"space": "functional", "search": "cover"},

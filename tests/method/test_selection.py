@@ -225,7 +225,7 @@ def test_activations_are_the_layer_s_outputs(model):
         ({"method": "magic"}, "unknown method 'magic': choose from random, l1, l2, fpgm, folding, topological"),
         ({"ratio": 1.0}, r"ratio must lie in \[0, 1\), got 1.0: every layer keeps at least one"),
         ({"ratio": -0.1}, r"ratio must lie in \[0, 1\), got -0.1"),
-        ({"method": "l1", "space": "weights"}, "unknown option space of method 'l1': it takes engine"),
+        ({"method": "l1", "metric": "sine"}, "unknown option metric of method 'l1': it takes engine, space"),
         ({"n_genn": 6}, "unknown option n_genn of method 'topological'"),
         ({"space": "soul"}, "unknown space 'soul'"),
         ({"metric": "taxi"}, "metric"),

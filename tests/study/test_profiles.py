@@ -163,7 +163,7 @@ def test_companions_exist_and_are_listed():
         assert set(study.with_companions(name)) <= set(study.PROFILES)
     assert set(study.with_companions("study")) == {
         *("study", "ablation", "study-sgd", "recovery", "study-whole", "study-cutout", "beyond-quarter"),
-        *("beyond", "beyond-explored", "beyond-gentle", "beyond-gentle-quarter", "beyond-muon"),
+        *("beyond", "beyond-explored", "beyond-gentle", "beyond-gentle-quarter", "beyond-muon", "beyond-mass"),
     }
 
 
@@ -188,8 +188,20 @@ def test_gentler_fine_tuning_at_a_quarter_of_the_width_has_the_recipes_of_the_ot
     assert dataclasses.replace(wide.recoveries[0], batch=512, muon_rate=0.0) == dataclasses.replace(
         narrow.recoveries[0], batch=512, muon_rate=0.0
     )
-    others = (seed for name, one in study.PROFILES.items() if name != "beyond-gentle-quarter" for seed in one.seeds)
+    own = ("beyond-gentle-quarter", "beyond-mass")  # the same networks
+    others = (seed for name, one in study.PROFILES.items() if name not in own for seed in one.seeds)
     assert set(narrow.seeds).isdisjoint(others)
+
+
+def test_the_mass_alone_is_compared_on_the_networks_of_the_usual_recipe():
+    usual, mass = (study.profile(name) for name in ("beyond-quarter", "beyond-mass"))
+    assert study.dense_specs("beyond-mass") == study.dense_specs("beyond-gentle-quarter")
+    assert (mass.width, mass.dense, mass.recovery, mass.draws) == (
+        usual.width,
+        usual.dense,
+        usual.recovery,
+        usual.draws,
+    )
 
 
 def test_an_unknown_profile_is_named():

@@ -12,7 +12,7 @@ CHOSEN_BY = {"beyond-quarter": ("beyond-choice", "beyond-choice-slow")}
 
 BEYOND = (
     *("beyond-quarter", *CHOSEN_BY["beyond-quarter"], "beyond"),
-    *("beyond-explored", "beyond-gentle", "beyond-gentle-quarter", "beyond-muon"),
+    *("beyond-explored", "beyond-gentle", "beyond-gentle-quarter", "beyond-muon", "beyond-mass"),
 )
 """The profiles of the published study that lie beyond the thesis."""
 

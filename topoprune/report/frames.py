@@ -44,6 +44,7 @@ _PLAIN_NAMES = {
     "functional farthest": "farthest point, functional",
     "cover": "functional cover",
     "merge": "merge tree",
+    "mass": "mass alone",
     "qr": "pivoted QR",
     "obs": "optimal brain surgeon",
     "folding": "folding",

@@ -29,6 +29,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "functional farthest": ("topological", {"space": "functional", "search": "farthest"}),
     "cover": ("topological", {"space": "functional", "search": "cover"}),
     "merge": ("topological", {"space": "functional", "search": "merge"}),
+    "mass": ("l2", {"space": "functional"}),
     "qr": ("qr", {}),
     "obs": ("obs", {}),
     "folding": ("folding", {}),
@@ -64,7 +65,7 @@ ABLATIONS = (
     "topological",
     "activations",
     "pointed",
-    *(name for name in VARIANTS if name not in METHODS and name not in CHOICES),
+    *(name for name in VARIANTS if name not in (*METHODS, *CHOICES, "mass")),
     "farthest",
 )
 
@@ -104,6 +105,7 @@ class Profile:
         explored: companion with what was tried beside it, and enters no claim.
         gentle: companion that fine-tunes networks of full width more gently, and enters no claim.
         gentle_narrow: companion that does so with narrow networks.
+        mass: companion in which the mass of a channel alone chooses.
         muon: companion of narrow networks that Muon trained, where those of `beyond` were trained by SGD alone.
         portraits: convolutions of the first seed that are portrayed; without any, `layer` is, unless there are
             removals.
@@ -134,12 +136,13 @@ class Profile:
     explored: str = ""
     gentle: str = ""
     gentle_narrow: str = ""
+    mass: str = ""
     muon: str = ""
 
 
 COMPANIONS = (
     *("ablation", "contrast", "longer", "whole", "cutout"),
-    *("beyond", "wide", "explored", "gentle", "gentle_narrow", "muon"),
+    *("beyond", "wide", "explored", "gentle", "gentle_narrow", "muon", "mass"),
 )
 """Fields of a `Profile` that name another profile, which the book shows beside it."""
 
@@ -196,6 +199,7 @@ _STUDY = Profile(
     explored="beyond-explored",
     gentle="beyond-gentle",
     gentle_narrow="beyond-gentle-quarter",
+    mass="beyond-mass",
     muon="beyond-muon",
 )
 
@@ -295,6 +299,17 @@ _BEYOND_GENTLE_QUARTER = replace(
 )
 
 
+_BEYOND_MASS = replace(
+    _BEYOND_QUARTER,
+    seeds=_BEYOND_GENTLE_QUARTER.seeds,
+    ratios=(0.5,),
+    methods=("random", "mass", FUNCTIONAL_CHOICE),
+    removals=("random", "mass", FUNCTIONAL_CHOICE),
+    removal_ratios=(0.5,),
+    portraits=(),
+)
+
+
 _BEYOND_MUON = replace(
     _BEYOND_QUARTER,
     seeds=(24, 25, 26, 27),
@@ -341,6 +356,7 @@ PROFILES = {
     "beyond-gentle": _BEYOND_GENTLE,
     "beyond-gentle-quarter": _BEYOND_GENTLE_QUARTER,
     "beyond-muon": _BEYOND_MUON,
+    "beyond-mass": _BEYOND_MASS,
     "quick-beyond": replace(
         _BEYOND_QUARTER,
         dataset="digits",
