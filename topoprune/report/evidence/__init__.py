@@ -57,6 +57,7 @@ from topoprune.report.evidence.explored import (
     untrained_losses,
 )
 from topoprune.report.evidence.front import front_findings, hours
+from topoprune.report.evidence.mass import mass_findings
 from topoprune.report.evidence.optimizers import gaps_by_optimizer, optimizer_findings
 from topoprune.report.evidence.recovery import restricted_means, survival
 from topoprune.report.evidence.statistics import LEVEL, MARGIN
@@ -108,6 +109,7 @@ __all__ = [
     "kept_gains",
     "lasting_gains",
     "losses",
+    "mass_findings",
     "mending_gains",
     "optimizer_findings",
     "predictors",

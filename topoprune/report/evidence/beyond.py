@@ -179,15 +179,15 @@ def sooner(records: Sequence[Record]) -> pd.DataFrame:
     return table.assign(p=holm_in_families(table["p"], tested))
 
 
-def over_random(frame: pd.DataFrame, column: str, method: str) -> dict:
-    """A method less random removal at `PRIMARY_RATIO`, paired within networks, as of `paired_difference`.
+def over_rival(frame: pd.DataFrame, column: str, method: str, rival: str = RANDOM) -> dict:
+    """A method less its rival at `PRIMARY_RATIO`, paired within networks, as of `paired_difference`.
 
     Args:
         frame: `removals_by_network` or `trials`.
         column: of an accuracy in percent.
     """
     own = frame[frame["ratio"] == PRIMARY_RATIO]
-    wide = own.pivot_table(index="seed", columns="method", values=column).reindex(columns=[method, RANDOM]).dropna()
+    wide = own.pivot_table(index="seed", columns="method", values=column).reindex(columns=[method, rival]).dropna()
     return paired_difference(wide.iloc[:, 0] - wide.iloc[:, 1])
 
 

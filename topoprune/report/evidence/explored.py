@@ -167,9 +167,9 @@ def explored_findings(records: Sequence[Record], plan: Profile) -> dict[str, str
     ends = tuned.loc[(tuned["recipe"] == recipes[0]) & (tuned["arm"] == REFITTED), "last"]
     found["final"] = _mean(ends)
     for number, recipe in enumerate(recipes):
-        found[f"kept_{number}"] = _quoted(kept[(kept["recipe"] == recipe) & (kept["measured"] == "last")])
+        found[f"kept_{number}"] = quoted(kept[(kept["recipe"] == recipe) & (kept["measured"] == "last")])
     for number, recipe in enumerate(recipes[1:], 1):
-        found[f"better_{number}"] = _quoted(better[(better["recipe"] == recipe) & (better["arm"] == REFITTED)])
+        found[f"better_{number}"] = quoted(better[(better["recipe"] == recipe) & (better["arm"] == REFITTED)])
     return found
 
 
@@ -205,8 +205,13 @@ def gentle_narrow_findings(records: Sequence[Record], plan: Profile) -> dict[str
     cells = {f"better_{arm}": better[better["arm"] == arm] for arm in (PLAIN, REFITTED)}
     cells |= {f"kept_{called}": kept[kept["recipe"] == recipe] for called, recipe in _two_recipes(plan).items()}
     ways = {key: value for key, value in _two_ways(fine_tunings(records), plan).items() if "random" not in key}
-    found = _networks(records) | ways | {name: _quoted(row) for name, row in cells.items()}
+    found = _networks(records) | ways | {name: quoted(row) for name, row in cells.items()}
     return found | {f"answer_{name}": answer(row, above=True) for name, row in cells.items()}
+
+
+def quoted(rows: pd.DataFrame) -> str:
+    """The one row as prose quotes it, or that it is not on record."""
+    return points(rows.iloc[0]) if len(rows) else NOT_ON_RECORD
 
 
 def answer(row: pd.DataFrame, above: bool) -> str:
@@ -254,11 +259,6 @@ def _two_ways(tuned: pd.DataFrame, plan: Profile) -> dict[str, str]:
 
 def _mean(percent: pd.Series) -> str:
     return f"{percent.mean():.1f} %" if len(percent) else NOT_ON_RECORD
-
-
-def _quoted(rows: pd.DataFrame) -> str:
-    """The one row as prose quotes it, or that it is not on record."""
-    return points(rows.iloc[0]) if len(rows) else NOT_ON_RECORD
 
 
 def flops_left(plan: Profile, ratio: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from topoprune.report.evidence.beyond import FUNCTIONAL, PRIMARY_MENDING, PRIMARY_RATIO, QR, RANDOM, over_random
+from topoprune.report.evidence.beyond import FUNCTIONAL, PRIMARY_MENDING, PRIMARY_RATIO, QR, RANDOM, over_rival
 from topoprune.report.evidence.differences import TOPOLOGICAL, accuracy_equivalence
 from topoprune.report.frames import DISTANCE, NAMES, removals_by_network, trials
 from topoprune.study import Record
@@ -76,7 +76,7 @@ def in_words(points: float) -> str:
 
 def _over_random(frame: pd.DataFrame, column: str, method: str) -> str:
     """The 95 % interval of a method less random removal, paired within networks."""
-    found = over_random(frame, column, method)
+    found = over_rival(frame, column, method)
     return f"95 % interval {found['low']:+z.1f} to {found['high']:+z.1f}"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from topoprune.report.evidence.beyond import FUNCTIONAL, PRIMARY_RATIO, RANDOM, over_random
+from topoprune.report.evidence.beyond import FUNCTIONAL, PRIMARY_RATIO, RANDOM, over_rival
 from topoprune.report.evidence.beyond_claims import NOT_ON_RECORD, percent, points
 from topoprune.report.evidence.beyond_explanation import LOST_MASS
 from topoprune.report.evidence.claims import LEAST_SEEDS
@@ -40,7 +40,7 @@ def gaps_by_optimizer(groups: Iterable[Sequence[Record]]) -> pd.DataFrame:
             "measured": measured,
             "method": method,
             "accuracy": cell[column].mean(),
-            **over_random(frame, column, str(method)),
+            **over_rival(frame, column, str(method)),
             "dense": dense_accuracy(records),
             "removed norm": 100 * cell["removed norm"].mean(),
             LOST_MASS: 100 * cell[LOST_MASS].mean() if LOST_MASS in cell else np.nan,

@@ -20,6 +20,7 @@ from topoprune.report.tables.explored import (
     fine_tunings_by_ratio_table,
     fine_tunings_table,
     gaps_table,
+    mass_table,
     untrained_table,
 )
 from topoprune.report.tables.networks import dense_summary, dense_table, mean_accuracy, optimizers_table, recipe_table
@@ -61,6 +62,7 @@ __all__ = [
     "gain_table",
     "gaps_table",
     "how_it_was_run",
+    "mass_table",
     "mean_accuracy",
     "mending_table",
     "method_table",

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from topoprune.report.evidence.beyond import RANDOM
+from topoprune.report.evidence.beyond import PRIMARY_MENDING, PRIMARY_RATIO, RANDOM
 from topoprune.report.evidence.explored import PLAIN, REFITTED, fine_tunings, kept_gains, recipe_gains, untrained_losses
 from topoprune.report.evidence.optimizers import gaps_by_optimizer
-from topoprune.report.frames import records_by_ratio
-from topoprune.report.tables.beyond import difference_and_interval, in_order
+from topoprune.report.frames import records_by_ratio, trials
+from topoprune.report.tables.beyond import difference_and_interval, in_order, mending_table
 from topoprune.report.tables.comparison import mean_and_interval
 from topoprune.study import Record
 
@@ -58,6 +58,16 @@ def fine_tunings_by_ratio_table(records: Sequence[Record]) -> pd.DataFrame:
     parts = [fine_tunings_table(own).assign(ratio=f"{ratio:g}") for ratio, own in records_by_ratio(records).items()]
     whole = pd.concat(parts or [fine_tunings_table([]).assign(ratio="")], ignore_index=True).fillna("")
     return whole[["ratio", *whole.columns.drop("ratio")]]
+
+
+def mass_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Test accuracy at `PRIMARY_RATIO` as removed, refitted and fine-tuned, and the mass that is lost, by choice."""
+    before, after = mending_table(records), trials(records)
+    after = after[after["ratio"] == PRIMARY_RATIO]
+    ends = {choice: mean_and_interval(own["test"], 1) for choice, own in after.groupby("method")}
+    table = before.assign(tuned=before["choice"].map(ends).fillna(""))
+    steps = {"none (%)": "as removed (%)", f"{PRIMARY_MENDING} (%)": "refitted (%)", "tuned": "fine-tuned (%)"}
+    return table.rename(columns=steps)[["choice", *steps.values(), "lost mass (%)", "covering radius", "networks"]]
 
 
 def gaps_table(groups: Iterable[Sequence[Record]]) -> pd.DataFrame:
