@@ -116,9 +116,9 @@ def run_missing_trials(
     from topoprune import study
     from topoprune.study.workers import profiles_on_processes
 
-    wanted = study.with_companions(profile, seeds)
     processes = processes or _one_a_core_or_device(device)
     try:
+        wanted = study.with_companions(profile, seeds)
         if processes == 1:
             study.records_of_profiles(wanted, device, force)
         else:

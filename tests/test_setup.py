@@ -253,6 +253,12 @@ def test_an_error_of_a_run_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(stopped.value)
 
 
+def test_seeds_that_cannot_be_are_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("TOPOPRUNE_RESULTS", str(tmp_path))
+    with pytest.raises(SystemExit, match="^build.py: .*-1"):
+        build.run_missing_trials("quick", [-1], "cpu", force=False, processes=1)
+
+
 def test_a_chapter_is_published_whole(project, monkeypatch):
     path, parameters = Path("book/one.ipynb"), {"profile": "pilot"}
     monkeypatch.setenv("TOPOPRUNE_RESULTS", str(project))

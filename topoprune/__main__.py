@@ -4,7 +4,6 @@ import argparse
 import ast
 import contextlib
 import json
-import math
 import os
 import sys
 import time
@@ -97,11 +96,11 @@ def name_and_value(text: str) -> tuple[str, Any]:
 
 
 def seconds(text: str) -> float:
-    """A time to wait, a finite number above 0."""
+    """A time to wait, above 0 and at most a day."""
     with contextlib.suppress(ValueError):
-        if 0 < float(text) < math.inf:
+        if 0 < float(text) <= 86400:
             return float(text)
-    raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
+    raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, at most a day (86400), got {text!r}")
 
 
 METHODS = """methods:

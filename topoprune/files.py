@@ -49,6 +49,7 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
 def write(path: Path, content: bytes) -> None:
     """Write a file that is the old or the new one at any moment. Raise FileError if the disk is full or read-only."""
     with explain_write_errors(path):
+        path = path.resolve()  # a link stays one
         path.parent.mkdir(parents=True, exist_ok=True)
         _refuse_other_than_file(path)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -69,6 +70,7 @@ def write(path: Path, content: bytes) -> None:
 def check_writable(path: Path) -> None:
     """Raise FileError now if `write` could not write this file, for a reason other than its size."""
     with explain_write_errors(path):
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         _refuse_other_than_file(path)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -166,7 +168,7 @@ def _check(path: Path, altered: bool, found, identity) -> None:
         return
     reason = f"it is of {found}, not of {identity}"
     if isinstance(found, dict) and isinstance(identity, dict):
-        name = next(name for name in [*identity, *found] if found.get(name) != identity.get(name))
+        name = next(name for name in [*identity, *found] if found.get(name, ...) != identity.get(name, ...))
         reason = f"its {name} is {found.get(name)}, not {identity.get(name)}"
     raise FileError(f"{path} belongs to another run: {reason}; {CURE}")
 

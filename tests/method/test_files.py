@@ -124,6 +124,8 @@ def test_a_file_of_another_identity_is_refused_with_the_difference(tmp_path):
     files.write_json(tmp_path / "x.json", {"seed": 1, "k": 3}, 1)
     with pytest.raises(FileError, match="x.json belongs to another run: its k is 3, not 4"):
         files.read_json(tmp_path / "x.json", {"seed": 1, "k": 4})
+    with pytest.raises(FileError, match="x.json belongs to another run: its patience is None, not None"):
+        files.read_json(tmp_path / "x.json", {"seed": 1, "k": 3, "patience": None})
     files.write_tensors(tmp_path / "x.safetensors", TENSORS, {"identity": "a"})
     with pytest.raises(FileError, match="x.safetensors belongs to another run: it is of a, not of b"):
         files.read_tensors(tmp_path / "x.safetensors", "b")

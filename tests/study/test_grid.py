@@ -172,6 +172,41 @@ def test_what_is_forced_is_not_copied(tiny_study, noted):
     assert study.records("tiny-ablation", [record.spec]) == [old]
 
 
+def test_what_was_forced_and_interrupted_is_not_copied_either(tiny_study, noted, monkeypatch):
+    """The same command without force continues, and runs it."""
+    record = tiny_study.records[2]
+    old = dataclasses.replace(record, provenance={"seconds": 1234.5, "commit": "0123"})
+    for name in ("tiny", "tiny-ablation"):
+        store([old], name)
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(noted, "submit", _interrupt)
+        study.records("tiny", [record.spec], force=True, executor=noted)
+    assert study.records("tiny", [record.spec], executor=noted) == [record] and len(noted.calls) == 1
+    assert not list(study.results_folder().glob("*.forced"))  # from now on, copies are welcome again
+    assert study.records("tiny-ablation", [record.spec]) == [old]
+
+
+def _interrupt(*call):
+    raise KeyboardInterrupt
+
+
+def test_a_dense_network_on_which_other_records_rest_is_not_forced_with_a_part(tiny_study, noted):
+    dense, trial, other = tiny_study.records[0], tiny_study.records[2], tiny_study.records[3]
+    store([dense, trial, other])
+    some = [dense.spec, trial.spec]
+    assert study.records("tiny", some, force=True, executor=noted) == [dense, trial]
+    assert [call[0] for call in noted.calls] == [trial.spec]
+    study.records("tiny", [*some, other.spec], force=True, executor=noted)
+    assert [call[0] for call in noted.calls[1:]] == [dense.spec, trial.spec, other.spec]
+
+
+def test_records_of_two_dense_networks_of_a_seed_are_no_pairs(tiny_study, folders):
+    dense, trial = tiny_study.records[0], tiny_study.records[2]
+    store([dense, dataclasses.replace(trial, result={**trial.result, "network": "0" * 16})])
+    with pytest.raises(FileError, match="tiny.jsonl: l1 .* another dense network .* --profile tiny --seeds 0 --force"):
+        study.records("tiny", [dense.spec, trial.spec])
+
+
 def test_a_network_on_the_record_of_another_profile_is_known(tiny_study, trained, monkeypatch):
     monkeypatch.setitem(study.PROFILES, "tiny-ablation", TINY)
     dense, trial = tiny_study.records[0], tiny_study.records[2]

@@ -65,6 +65,18 @@ def test_published_records_are_of_clean_code(tmp_path, monkeypatch):
     require_clean(published, "0123-dirty")
 
 
+def test_a_checkout_that_git_cannot_read_publishes_nothing(tmp_path, monkeypatch):
+    """As one of another user, or where git is not installed; a package without a repository is another matter."""
+    monkeypatch.setattr(provenance, "PUBLISHED", tmp_path / "book" / "results")
+    monkeypatch.setattr(provenance, "CHECKOUT", tmp_path)
+    published = tmp_path / "book" / "results" / "study.jsonl"
+    require_clean(published, provenance.UNKNOWN)
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(FileError, match=r"git cannot tell whether topoprune/ was changed: install git, or .*safe\.dir"):
+        require_clean(published, provenance.UNKNOWN)
+    require_clean(tmp_path / "_build" / "study.jsonl", provenance.UNKNOWN)
+
+
 def test_a_record_of_changed_code_is_made_again_where_that_helps(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "PUBLISHED", tmp_path / "book" / "results")
     monkeypatch.setattr(provenance, "commit", lambda: "4567")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from topoprune.files import FileError, FileWarning
 from topoprune.study import locks
+from topoprune.study.locks import is_locked, locked
 from topoprune.study.store import Store
 
 
@@ -59,12 +60,54 @@ def test_a_whole_last_record_without_a_line_end_stays(tmp_path):
     assert store.path.read_bytes().startswith(whole) and set(store.load()) == {"a", "b", "c"}
 
 
-def test_an_altered_last_record_without_a_line_end_is_torn(tmp_path):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda line: line.replace("93.41", "94.41"), "line 1 was altered"),
+        (
+            lambda line: line.replace('"schema":2', '"schema":3'),
+            "line 1 has schema 3, .* use the version",
+        ),
+        (lambda line: "my diary", "line 1 is damaged"),
+    ],
+    ids=["altered", "newer", "foreign"],
+)
+def test_a_last_line_without_its_end_that_is_not_torn_is_refused_and_kept(tmp_path, change, message):
     store = Store(tmp_path / "records.jsonl")
     store.append(record("a", 93.41))
-    store.path.write_text(store.path.read_text().replace("93.41", "94.41").rstrip())
-    with pytest.warns(FileWarning, match="line 1 is torn"):
-        assert store.load() == {}
+    store.path.write_text(change(store.path.read_text().rstrip()))
+    before = store.path.read_bytes()
+    with pytest.raises(FileError, match=message):
+        store.append(record("b"))
+    assert store.path.read_bytes() == before
+
+
+def test_what_a_crashed_disk_leaves_of_a_line_is_torn(tmp_path):
+    store = Store(tmp_path / "records.jsonl")
+    store.append(record("a"))
+    with store.path.open("ab") as file:
+        file.write(bytes(100))
+    with pytest.warns(FileWarning, match="line 2 is torn"):
+        assert set(store.load()) == {"a"}
+
+
+def test_a_mark_of_the_byte_order_is_no_damage(tmp_path):
+    store = Store(tmp_path / "records.jsonl")
+    store.append(record("a"))
+    store.path.write_bytes(b"\xef\xbb\xbf" + store.path.read_bytes())
+    assert set(store.load()) == {"a"}
+
+
+def test_a_link_to_a_records_file_stays_one(tmp_path):
+    """Its target grows, and has the lock of both."""
+    (tmp_path / "real").mkdir()
+    real, link = tmp_path / "real" / "records.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(real)
+    for key in "ab":
+        Store(link).append(record(key))
+    assert link.is_symlink() and set(Store(real).load()) == {"a", "b"}
+    with locked(link):
+        assert is_locked(real) and is_locked(link)
 
 
 def test_a_torn_line_is_replaced_by_the_next_record(tmp_path):

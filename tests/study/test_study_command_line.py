@@ -56,11 +56,14 @@ def test_a_failed_run_is_answered_in_one_line(trained, monkeypatch, capsys):
     assert "the others are stored" not in error
 
 
-@pytest.mark.parametrize("time", ["-1", "0", "nan", "inf", "soon"])
+@pytest.mark.parametrize("time", ["-1", "0", "nan", "inf", "1e300", "soon"])
 def test_there_is_time_between_two_looks(time, capsys):
     with pytest.raises(SystemExit):
         main(["status", "--profile", "tiny", "--every", time])
-    assert f"argument --every: must be a number of seconds above 0, got '{time}'" in capsys.readouterr().err
+    assert (
+        f"argument --every: must be a number of seconds above 0, at most a day (86400), got '{time}'"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_cache_that_is_a_file_is_named_in_one_line(folders, monkeypatch, capsys):

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import BrokenExecutor
@@ -35,6 +37,42 @@ def test_a_worker_gives_the_records_of_this_process(tiny_study, trained, monkeyp
     assert list(map(without_times, found["tiny-ablation"])) == expected(tiny_study)[::2]
     assert found["tiny"] == found["tiny-ablation"][1:]
     assert multiprocessing.active_children() == []
+
+
+def test_any_number_of_workers_can_start(monkeypatch):
+    """A pipe would hold a number for some thousands of them."""
+    monkeypatch.setattr(workers, "records_of_profiles", lambda *_, **__: {"tiny": []})
+    assert workers.on_processes(20_000, "tiny", []) == []
+
+
+def test_a_worker_notes_the_commit_of_its_code_when_it_starts(monkeypatch):
+    asked = []
+    monkeypatch.setattr(workers, "commit", lambda: asked.append("commit"))
+    workers.single_thread()
+    assert asked == ["commit"]
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_the_process_that_started_it():
+    started = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=120, check=False)
+    assert started.returncode == -signal.SIGKILL
+    worker, deadline = int(started.stdout), time.monotonic() + 60
+    while Path(f"/proc/{worker}/cmdline").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}/cmdline").exists()
+
+
+KILLED = """
+import multiprocessing, os, signal
+from concurrent.futures import ProcessPoolExecutor
+from topoprune.study import workers
+
+if __name__ == "__main__":
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, spawn, workers._start_worker, (spawn.Value("i", 0),))
+    print(pool.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def kill_when_a_run_has_begun(cache: Path, choose) -> threading.Thread:

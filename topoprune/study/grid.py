@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from topoprune import files
 from topoprune.files import FileError
 from topoprune.study.datasets import DataError
 from topoprune.study.execution import run
@@ -20,7 +21,7 @@ from topoprune.study.profiles import PROFILES
 from topoprune.study.provenance import PUBLISHED, commit, may_be_stored, require_clean
 from topoprune.study.run_folder import discard_run, run_folder
 from topoprune.study.store import Store
-from topoprune.study.trial import Dense, Portrait, Record, Spec, spec_key
+from topoprune.study.trial import Dense, Portrait, Record, Removal, Spec, Trial, spec_key
 
 AT_ONCE = 256
 """Runs that an executor of unknown size holds at one time."""
@@ -48,12 +49,14 @@ def records(
         wanted: specs of the profile; by default all of them.
         device: see `run`.
         force: discard what the store and the cache hold of `wanted`, and run it again. The old records file stays
-            beside the new one as .bak. To continue after an interruption, leave it out.
+            beside the new one as .bak. A dense network stays, too, if other records of the profile rest on it. To
+            continue after an interruption, leave it out.
         executor: runs them side by side: any `concurrent.futures.Executor` whose workers share the cache folder.
 
     Raises:
-        files.FileError: the records file is damaged, or has none of `wanted` and nothing may be run, or is
-            published while the code has changes that are not committed (see `provenance.require_clean`).
+        files.FileError: the records file is damaged, holds records of several dense networks of one seed, has none of
+            `wanted` and nothing may be run, or is published while the code has changes that are not committed (see
+            `provenance.require_clean`).
         datasets.DataError: images are missing or damaged.
         RunError: some runs failed.
         ValueError: an unknown device, or one that this machine lacks.
@@ -84,14 +87,16 @@ def records_of_profiles(
         raise FileError("force would discard records that TOPOPRUNE_NO_RUN forbids to run again: leave out one")
     if may_run and not force:
         _copy_shared(chosen)
-    missing = chosen if force else {name: _missing(name, some) for name, some in chosen.items()}
+    find = _without_shared_networks if force else _missing
+    missing = {name: find(name, some) for name, some in chosen.items()}
     if not may_run:
         _require_some(chosen, missing)
     elif any(missing.values()):
         _require_ready(missing, device, executor)
         if force:
-            _discard(chosen)
+            _discard(missing)
         _run_and_store(missing, device, executor, at_once)
+        _forget_forced(chosen)
     return {name: _load(name, some) for name, some in chosen.items()}
 
 
@@ -142,9 +147,35 @@ def _discard(chosen: dict[str, list[Spec]]) -> None:
         if is_locked(run_folder(spec)):
             raise FileError(f"{describe(spec)} runs in another process: wait for it, or stop it, and force it then")
     for name, some in chosen.items():
-        records_store(name).drop({spec_key(spec) for spec in some})
+        keys = {spec_key(spec) for spec in some}
+        files.write_json(_forced_file(name), name, sorted(keys | _forced(name)))
+        records_store(name).drop(keys)
         for spec in some:
             discard_run(spec)
+
+
+def _forced_file(name: str) -> Path:
+    """Where the keys stand that were discarded to be run again: until they are, no other profile's record will do."""
+    path = records_store(name).path
+    return path.with_name(f"{path.name}.forced")
+
+
+def _forced(name: str) -> set[str]:
+    return set(files.resume(files.read_json, _forced_file(name), name) or ())
+
+
+def _forget_forced(chosen: dict[str, list[Spec]]) -> None:
+    for name in chosen:
+        if _forced(name) <= records_store(name).load().keys():
+            _forced_file(name).unlink(missing_ok=True)
+
+
+def _without_shared_networks(name: str, some: list[Spec]) -> list[Spec]:
+    """The specs without the dense networks on which other records of the profile rest."""
+    chosen, stored = {spec_key(spec) for spec in some}, records_store(name).load()
+    others = (spec for spec in specs(name) if isinstance(spec, Trial | Removal))
+    needed = {spec.dense for spec in others if spec_key(spec) in stored and spec_key(spec) not in chosen}
+    return [spec for spec in some if not (isinstance(spec, Dense) and spec in needed)]
 
 
 def _missing(name: str, some: list[Spec]) -> list[Spec]:
@@ -160,8 +191,8 @@ def _copy_shared(chosen: dict[str, list[Spec]]) -> None:
         return
     held = {key: line for name in PROFILES for key, line in records_store(name).load().items()}
     for name, lacking in missing.items():
-        store = records_store(name)
-        for line in (held[spec_key(spec)] for spec in lacking if spec_key(spec) in held):
+        store, forced = records_store(name), _forced(name)
+        for line in (held[key] for key in map(spec_key, lacking) if key in held and key not in forced):
             if may_be_stored(store.path, line["provenance"].get("commit", "")):
                 store.append(line)
 
@@ -200,8 +231,26 @@ def _require_some(chosen: dict[str, list[Spec]], missing: dict[str, list[Spec]])
 
 
 def _load(name: str, some: list[Spec]) -> list[Record]:
-    stored = records_store(name).load()
-    return [Record.from_json(stored[spec_key(spec)]) for spec in some if spec_key(spec) in stored]
+    store = records_store(name)
+    stored = store.load()
+    found = [Record.from_json(stored[spec_key(spec)]) for spec in some if spec_key(spec) in stored]
+    _require_one_network(name, found)
+    return found
+
+
+def _require_one_network(name: str, found: list[Record]) -> None:
+    """Refuse records that were run on another dense network than the one on record: they are no pairs."""
+    networks = {record.spec: record.result.get("network") for record in found if isinstance(record.spec, Dense)}
+    for record in found:
+        if isinstance(record.spec, Dense):
+            continue
+        own, known = record.result.get("network"), networks.get(record.spec.dense)
+        if own and known and own != known:  # older records do not say
+            raise FileError(
+                f"{records_store(name).path}: {describe(record.spec)} was run on another dense network than the one on "
+                "record: restore the file, or run the seed anew with "
+                f"`python -m topoprune run --profile {name} --seeds {record.spec.dense.seed} --force`"
+            )
 
 
 def _run_and_store(missing: dict[str, list[Spec]], device: str | None, executor: Executor | None, at_once: int) -> None:

@@ -24,6 +24,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        path = path.resolve()  # a link and its target have one lock
         lock = FileLock(f"{path}.lock")
         lock.acquire()
     for file in leftovers(path):  # nobody else writes here now
@@ -38,7 +39,7 @@ def locked(path: Path) -> Iterator[None]:
 def is_locked(path: Path) -> bool:
     """Whether a live process holds the lock of `path`. Nothing is written, so a read-only folder will do."""
     try:
-        handle = os.open(f"{path}.lock", os.O_RDONLY)
+        handle = os.open(f"{path.resolve()}.lock", os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):  # no lock, or no folder that could hold one
         return False
     try:

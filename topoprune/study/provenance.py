@@ -16,6 +16,7 @@ from topoprune.files import FileError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PUBLISHED = CHECKOUT / "book" / "results"
+UNKNOWN = "not a git checkout"
 PACKAGES = (
     "topoprune",
     "torch",
@@ -57,14 +58,13 @@ def commit_of(checkout: Path) -> str:
     """Commit of a checkout of this project.
 
     It ends in "-dirty" if a file of the package differs from it or is new; pages and records do not count.
-    The folder of an installed package is "not a git checkout".
+    The folder of an installed package is `UNKNOWN`, and so is a checkout that git cannot read.
     """
-    unknown = "not a git checkout"
     if _git(checkout, "rev-parse", "--show-prefix") != "":  # outside of git, or in a folder of another project
-        return unknown
+        return UNKNOWN
     described = _git(checkout, "describe", "--always", "--abbrev=12")
     changed = _git(checkout, "status", "--porcelain", "--", "topoprune")
-    return f"{described}{'-dirty' if changed else ''}" if described else unknown
+    return f"{described}{'-dirty' if changed else ''}" if described else UNKNOWN
 
 
 def require_clean(records: Path, revision: str) -> None:
@@ -77,19 +77,27 @@ def require_clean(records: Path, revision: str) -> None:
         revision: `commit()` of the process that made the record.
 
     Raises:
-        files.FileError: the file is published and the revision is dirty.
+        files.FileError: the file is published and the revision is dirty, or unknown although there is a repository.
     """
-    if not may_be_stored(records, revision):
+    if may_be_stored(records, revision):
+        return
+    if revision == UNKNOWN:
         raise FileError(
-            f"{records} holds published records, and topoprune/ differs from commit {revision.removesuffix('-dirty')}: "
-            "commit the changes, name another folder in TOPOPRUNE_RESULTS, or set TOPOPRUNE_ALLOW_DIRTY=1"
+            f"{records} holds published records, and git cannot tell whether topoprune/ was changed: install git, or "
+            f"let it read {CHECKOUT} (git config --global --add safe.directory {CHECKOUT}), name another folder in "
+            "TOPOPRUNE_RESULTS, or set TOPOPRUNE_ALLOW_DIRTY=1"
         )
+    raise FileError(
+        f"{records} holds published records, and topoprune/ differs from commit {revision.removesuffix('-dirty')}: "
+        "commit the changes, name another folder in TOPOPRUNE_RESULTS, or set TOPOPRUNE_ALLOW_DIRTY=1"
+    )
 
 
 def may_be_stored(records: Path, revision: str) -> bool:
     """Whether a record of a revision may be stored in a file, see `require_clean`."""
     published = records.resolve().is_relative_to(PUBLISHED)
-    return not (published and revision.endswith("-dirty")) or bool(os.environ.get("TOPOPRUNE_ALLOW_DIRTY"))
+    clean = not revision.endswith("-dirty") and not (revision == UNKNOWN and (CHECKOUT / ".git").exists())
+    return clean or not published or bool(os.environ.get("TOPOPRUNE_ALLOW_DIRTY"))
 
 
 def must_be_made_again(revision: str, records: Iterable[Path]) -> bool:

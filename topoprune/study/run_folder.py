@@ -39,7 +39,7 @@ def run_folder(spec: Spec, cache: Path | None = None) -> Path:
 
 def discard_run(spec: Spec) -> None:
     """Delete the folder of a run, once no process works on it."""
-    folder = run_folder(spec)
+    folder = run_folder(spec).resolve()
     if folder.exists():
         with locked(folder):
             shutil.rmtree(folder, ignore_errors=True)

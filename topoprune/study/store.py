@@ -109,7 +109,7 @@ class Store:
         if not self.path.exists():
             return
         try:
-            text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+            text = self.path.read_text(encoding="utf-8-sig", errors="surrogateescape")
         except OSError as error:
             raise FileError(
                 f"cannot read {self.path} ({error.strerror}): make it a file that can be read, "
@@ -117,7 +117,7 @@ class Store:
             ) from error
         *lines, tail = text.split("\n")
         yield from ((i, line) for i, line in enumerate(lines, 1) if line.strip())
-        if tail and self._is_record(len(lines) + 1, tail):
+        if tail and not _is_torn(tail):
             yield len(lines) + 1, tail
         elif tail:
             warnings.warn(
@@ -126,12 +126,6 @@ class Store:
                 FileWarning,
                 stacklevel=3,
             )
-
-    def _is_record(self, number: int, line: str) -> bool:
-        try:
-            return bool(self._parse(number, line))
-        except FileError:
-            return False
 
     def _parse(self, number: int, line: str) -> dict:
         """The record in a line, without its checksum."""
@@ -151,6 +145,15 @@ class Store:
         if altered:
             raise FileError(f"{self.path}, line {number} was altered (its checksum differs): {CURE}")
         return record
+
+
+def _is_torn(tail: str) -> bool:
+    """Whether a last line without its end is the beginning of a record, or what a crashed disk leaves of one."""
+    try:
+        json.loads(tail)
+    except (ValueError, RecursionError):
+        return tail.startswith("{") or not tail.strip("\0")
+    return False
 
 
 def _refuse_constant(constant: str):

@@ -7,10 +7,12 @@ device: so a record does not depend on the number of workers.
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
 from topoprune.study.grid import RunError, records, records_of_profiles, records_store
+from topoprune.study.provenance import commit
 from topoprune.study.trial import Record, Spec
 
 ATTEMPTS = 5
@@ -49,11 +51,9 @@ def profiles_on_processes(
     wanted = {name: some if some is None else list(some) for name, some in wanted.items()}
     attempts, stored = 0, 0
     while True:
-        numbers = spawn.SimpleQueue()
-        for number in range(count):
-            numbers.put(number)
+        number = spawn.Value("i", 0)
         not_ours = multiprocessing.active_children()
-        pool = ProcessPoolExecutor(count, spawn, _start_worker, (numbers,))
+        pool = ProcessPoolExecutor(count, spawn, _start_worker, (number,))
         try:
             return records_of_profiles(wanted, device, force, pool, at_once=2 * count)
         except RunError as error:
@@ -117,22 +117,33 @@ def on_cluster(
 
 
 def single_thread() -> None:
-    """Compute on one thread from now on, so that sums are the same in every process."""
+    """Compute on one thread from now on, so that sums are the same in every process; note the commit of the code."""
     import torch
     from threadpoolctl import threadpool_limits
 
     os.environ["OMP_NUM_THREADS"] = "1"  # for `persistence.in_threads`
     torch.set_num_threads(1)
     threadpool_limits(1)
+    commit()  # now, not at the first record: by then the checkout may be at another
 
 
-def _start_worker(numbers) -> None:
-    """Take a number, and with it a CUDA device if there are several; compute on one thread."""
-    number = numbers.get()
+def _start_worker(number) -> None:
+    """Take the next number, and with it a CUDA device if there are several; compute on one thread."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with number.get_lock():
+        own = number.value
+        number.value += 1
     devices = _visible_devices()
     if len(devices) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[own % len(devices)]
     single_thread()
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that started this one ends, however it ends, and end with it."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _visible_devices() -> list[str]:
