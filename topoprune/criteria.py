@@ -177,7 +177,10 @@ def taylor(
             the classes of the inputs.
     """
     size = batch_size(example_inputs)
-    known = None if labels is None else torch.as_tensor(labels)
+    try:
+        known = None if labels is None else torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"labels must be class numbers, one for each input, got {labels!r:.80}") from error
     with eager_copy(model) as (judged, _), torch.enable_grad():
         judged.requires_grad_(True)
         for part, inputs in enumerate(seeded_parts(example_inputs)):
@@ -185,9 +188,15 @@ def taylor(
             own = known if size == 1 else some_inputs(known, part * BATCH, (part + 1) * BATCH)
             classes, share = _classes(logits, own), batch_size(inputs) / size
             (share * F.cross_entropy(logits.float(), classes)).backward()
-    return [
+    found = [
         scores(judged, coupling, lambda w: w.detach() * (0 if w.grad is None else w.grad)) for coupling in couplings
     ]
+    if not any(values.any() for values in found):
+        raise ValueError(
+            "method 'taylor' gives every filter the score 0: the loss does not depend on them; check the "
+            "labels and the inputs"
+        )
+    return found
 
 
 def _classes(logits: Any, own: Tensor | None) -> Tensor:
@@ -199,7 +208,7 @@ def _classes(logits: Any, own: Tensor | None) -> Tensor:
         )
     if own is None:
         return logits.argmax(1)
-    if own.shape != logits.shape[:1] or own.is_floating_point():
+    if own.shape != logits.shape[:1] or own.is_floating_point() or own.dtype == torch.bool:
         raise ValueError(
             f"labels must be class numbers, one for each input, got {own.dtype} of shape {tuple(own.shape)} for "
             f"{len(logits)} inputs"

@@ -107,12 +107,21 @@ def _checked_floats(example_inputs: Any) -> list[Tensor]:
 def _variant(model: nn.Module, inputs: Any, noise: bool, single: bool) -> tuple[nn.Module, Any]:
     """A copy of a network and its inputs: with noise for their values, and in float32, where that is asked."""
     network = copied(model).eval().requires_grad_(False)
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        tensor.data = _in_usual_layout(tensor.data)
+    inputs = each_tensor(inputs, _in_usual_layout)
     if noise:
         seed_generators(0)
         inputs = each_tensor(inputs, lambda x: torch.rand_like(x) if x.is_floating_point() else x)
     if not single:
         return network, inputs
     return network.float(), each_tensor(inputs, lambda x: x.float() if x.is_floating_point() else x)
+
+
+def _in_usual_layout(tensor: Tensor) -> Tensor:
+    """Without channels_last, in which PyTorch computes some layers by views that cannot be followed."""
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    return tensor.contiguous() if layout and tensor.is_contiguous(memory_format=layout) else tensor
 
 
 def passes_of(network: nn.Module, batches: list) -> Iterator[Callable[[nn.Module], Any]]:

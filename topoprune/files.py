@@ -71,9 +71,9 @@ def check_writable(path: Path) -> None:
     """Raise FileError now if `write` could not write this file, for a reason other than its size."""
     with explain_write_errors(path):
         path = path.resolve()
-        path.parent.mkdir(parents=True, exist_ok=True)
         _refuse_other_than_file(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        folder = next(folder for folder in path.parents if folder.exists())  # the others are made when it is written
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
         os.close(handle)
         os.unlink(temporary)
 

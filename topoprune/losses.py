@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from topoprune._engine.precision import autocast
 from topoprune.passes import device_of
 
+UNLABELLED = -100
+"""PyTorch's mark of an input without a label."""
+
 
 def loss_of_labels(scores: Tensor, labels: Tensor, smoothing: float, search: bool) -> Tensor:
     """Cross-entropy; `search` for class numbers out of range as well, for which a GPU has to wait."""
     labels = checked_labels(scores, labels, probabilities=True)
-    if search and labels.shape != scores.shape:
-        check_classes(labels, scores.shape[1])
+    if search:
+        (check_classes if labels.shape != scores.shape else check_probabilities)(labels, scores.shape[1])
     return F.cross_entropy(scores, labels, label_smoothing=smoothing)
 
 
@@ -33,9 +36,15 @@ def checked_labels(scores: Tensor, labels: Tensor, probabilities: bool = False) 
     return labels if soft else labels.long()
 
 
+def check_probabilities(labels: Tensor, classes: int) -> None:
+    """Refuse what is not the probabilities of an input's classes, as scores in their place."""
+    if labels.numel() and ((labels < 0).any() or (labels.float().sum(1) - 1).abs().max() > 0.01):
+        raise ValueError(f"labels of floats must be probabilities of {classes} classes with the sum 1: use softmax(1)")
+
+
 def check_classes(labels: Tensor, classes: int) -> None:
-    """Refuse class numbers that have no score; -100 is PyTorch's mark of an input without a label."""
-    if len(wrong := labels[((labels < 0) & (labels != -100)) | (labels >= classes)]):
+    """Refuse class numbers that have no score."""
+    if len(wrong := labels[((labels < 0) & (labels != UNLABELLED)) | (labels >= classes)]):
         raise ValueError(f"labels must lie in 0 .. {classes - 1}, as there are {classes} scores, got {wrong[0]}")
 
 

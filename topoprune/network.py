@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from topoprune.channels import Channels, trace
@@ -258,8 +257,6 @@ def _refuse_computed_weights(model: nn.Module, prefix: str) -> None:
         if isinstance(module, LAYERS) and not isinstance(module._parameters.get("weight"), nn.Parameter):
             cure = "prune.remove" if "weight_mask" in module._buffers else "remove_weight_norm or remove_spectral_norm"
             raise ValueError(f"{what} computes its weight in a hook: call torch.nn.utils.{cure}, then prune")
-        if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(recurse=False)):
-            raise ValueError(f"{what} has no weights yet: run the network once on example inputs, then prune")
 
 
 def _refuse_damaged_weights(model: nn.Module, prefix: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves, tree_map
 
 BATCH = 128
@@ -183,9 +184,13 @@ def _forked_random_numbers() -> contextlib.AbstractContextManager[None]:
 
 
 def check_model(model: Any) -> None:
-    """Refuse what is no network."""
+    """Refuse what is no network, and lazy layers without weights."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be an nn.Module, got {type(model).__name__}: build the network first")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            layer = name.rpartition(".")[0] or type(model).__name__
+            raise ValueError(f"{layer} has no weights yet: run the network once on example inputs, then prune")
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from topoprune import files
 from topoprune.budget import TARGETS
-from topoprune.coupling import Kept, composed
+from topoprune.coupling import Kept, composed, integers
 from topoprune.genetic import check_number
 from topoprune.models import build
 from topoprune.network import remove
@@ -69,6 +69,7 @@ def save(
         raise ValueError("save needs example_inputs beside kept: load prunes a fresh network on inputs of their shape")
     about = dict(source or {})
     if kept is not None:
+        kept = {layer: integers(layer, chosen) for layer, chosen in kept.items()}
         about |= {"kept": kept, "inputs": _describe_inputs(first_inputs(example_inputs, 2))}
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     files.write_tensors(Path(path), tensors, {"source": about})
@@ -160,7 +161,7 @@ def prune_file(
     count = MAX_IMAGES if functional or compensation else BATCH
     noise = {"shape": [BATCH, *shape], "type": "float32"}
     example = _images(images, shape, count) if images else _rebuild_inputs(noise)
-    for path in (output, output.with_suffix(".json")):
+    for path in () if options.get("dry_run") else (output, output.with_suffix(".json")):
         files.check_writable(path)
     network, example = network.to(device).eval(), example.to(device)
     if compensation:
@@ -293,14 +294,30 @@ def _images(source: Path | str, shape: list[int], count: int) -> Tensor:
     from PIL import Image
     from torchvision.transforms.v2 import functional as transforms
 
-    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in Image.registered_extensions())
+    readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in readable and path.is_file())
     paths = paths[:: -(-len(paths) // count) or 1]  # of all subfolders
     if not paths:
         raise ValueError(f"{source} holds no images: name a folder of image files, or a .safetensors tensor")
     mode = "L" if shape[0] == 1 else "RGB"
-    sized = [_cropped(transforms.pil_to_tensor(Image.open(path).convert(mode)), shape[1:]) for path in paths]
+    sized = [_cropped(_opened(path, mode), shape[1:]) for path in paths]
     batch = torch.stack(sized).float() / 255
     return transforms.normalize(batch, *IMAGENET) if shape[0] == 3 else batch
+
+
+def _opened(path: Path, mode: str) -> Tensor:
+    """(channels, height, width) of 8 bits. Pillow would clip what has more, and make white of it."""
+    from PIL import Image
+    from torchvision.transforms.v2 import functional as transforms
+
+    try:
+        with Image.open(path) as image:
+            deep, pixels = image.mode.startswith(("I", "F")), transforms.pil_to_tensor(image.convert(mode))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"could not read {path} ({one_line(error)}): store it again, or leave it out") from error
+    if deep:
+        raise ValueError(f"{path} has more than 8 bits a channel: convert it, or store all images as one tensor file")
+    return pixels
 
 
 def _cropped(image: Tensor, size: list[int]) -> Tensor:

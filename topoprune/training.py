@@ -30,8 +30,16 @@ from topoprune._engine.memory import keep_memory
 from topoprune._engine.muon import Muon
 from topoprune._engine.precision import autocast
 from topoprune.genetic import check_number
-from topoprune.losses import check_teacher, checked_labels, loss_of_labels, loss_of_teacher
+from topoprune.losses import (
+    UNLABELLED,
+    check_classes,
+    check_teacher,
+    checked_labels,
+    loss_of_labels,
+    loss_of_teacher,
+)
 from topoprune.passes import batch_size, call, copied_inputs, device_of, evaluating
+from topoprune.unlabelled import is_pair
 
 CHECKPOINT_SETTINGS = (
     "epochs batch peak_rate warmup momentum weight_decay label_smoothing shift muon_rate muon_decay cutout"
@@ -229,8 +237,13 @@ def train(
 def _check_rereadable(data: Any) -> None:
     if isinstance(data, Iterator):
         raise ValueError("an iterator is empty after one epoch: pass a list of batches or a DataLoader")
+    _checked_batches(data)
+
+
+def _checked_batches(data: Any) -> Iterable:
     if not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         raise ValueError(f"data must be batches, got {type(data).__name__}: pass a list of batches or a DataLoader")
+    return data
 
 
 def _prepare_fast(model: nn.Module) -> None:
@@ -246,7 +259,8 @@ def accuracy(model: nn.Module, data: Iterable, *, precise: bool = False) -> floa
     """Share of the labels that get the highest score. The network runs in evaluation mode and keeps its modes.
 
     As in training, convolutions and linear layers run in bfloat16 where the device has instructions for it, so that
-    close scores can tie; of equal scores the first counts. Scores that are NaN are wrong.
+    close scores can tie; of equal scores the first counts. Scores that are NaN are wrong. The label -100 stands for
+    none.
 
     Args:
         model: answers with class scores (b, classes).
@@ -254,21 +268,26 @@ def accuracy(model: nn.Module, data: Iterable, *, precise: bool = False) -> floa
         precise: compute in the type of the network's own weights instead.
 
     Raises:
-        ValueError: no batches, batches of another kind, no labels, labels that are no class numbers, or a single score.
+        ValueError: no batches, batches of another kind, no labels, labels that are no classes of the scores (a GPU
+            searches only the first batch for numbers out of range), or a single score.
 
     Example:
         >>> accuracy(nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 2]))])
         0.75
     """
     device = device_of(model)
-    right, total = torch.zeros((), dtype=torch.int64, device=device), 0
+    right, total = torch.zeros((2,), dtype=torch.int64, device=device)
     with evaluating(model), torch.no_grad(), nullcontext() if precise else autocast(device):
-        for inputs, labels in _batches(data, device):
-            right += _count_right(_scores(model, inputs), labels)
-            total += labels.numel()
+        for number, (inputs, labels) in enumerate(_batches(data, device)):
+            scores = _scores(model, inputs)
+            labels = checked_labels(scores, labels)
+            if number == 0 or device.type == "cpu":
+                check_classes(labels, scores.shape[1])
+            right += ((scores.argmax(1) == labels) & ~scores.isnan().any(1)).sum()
+            total += (labels != UNLABELLED).sum()
     if not total:
-        raise ValueError("the data have no labels: every batch is empty, so pass more data")
-    return right.item() / total
+        raise ValueError("the data have no labels: every batch is empty or unlabelled, so pass more data")
+    return right.item() / total.item()
 
 
 def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module:
@@ -281,7 +300,7 @@ def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module
     Args:
         model: runs in evaluation mode except for its BatchNorms.
         data: training batches, tensors of inputs or pairs (inputs, labels), of which the labels are not used; or one
-            tensor, which is one batch.
+            batch.
         batches: number of batches that are read, at least 1.
 
     Raises:
@@ -318,7 +337,7 @@ def recalibrate(model: nn.Module, data: Iterable, batches: int = 8) -> nn.Module
 
 def _as_pairs(data: Iterable) -> Iterator:
     """Batches whose labels are not needed: a tensor alone, or alone in a list, becomes a pair."""
-    for batch in [data] if isinstance(data, Tensor) else data:
+    for batch in [data] if isinstance(data, Tensor) or is_pair(data) else _checked_batches(data):
         alone = batch[0] if isinstance(batch, tuple | list) and len(batch) == 1 else batch
         yield (alone, None) if isinstance(alone, Tensor) else batch
 
@@ -336,12 +355,6 @@ def _batches(data: Iterable, device: torch.device, labelled: bool = True) -> Ite
         yield tree_map_only(Tensor, lambda x: x.to(device), (batch[0], batch[1] if labelled else torch.empty(0)))
     if batch is None:
         raise ValueError("the data have no batches: pass a list or a DataLoader, which can be read more than once")
-
-
-def _count_right(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many labels get the highest score; NaN is none."""
-    labels = checked_labels(scores, labels)
-    return ((scores.argmax(1) == labels) & ~scores.isnan().any(1)).sum()
 
 
 def _scores(model: nn.Module, inputs: Any) -> Tensor:

@@ -25,7 +25,7 @@ def batches_of(images: Any, network: nn.Module, example_inputs: Any = None) -> l
     """
     single = all(parameter.dtype == torch.float32 for parameter in network.parameters())
     given = []
-    one = isinstance(images, (Tensor, tuple, dict)) or _is_pair(images)
+    one = isinstance(images, (Tensor, tuple, dict)) or is_pair(images)
     for number, batch in enumerate([images] if one else images):
         inputs = batch if _axes(batch) == _axes(example_inputs) else _unlabelled(batch)
         if next(tensors_in(inputs), None) is None:
@@ -78,7 +78,7 @@ def _split(batch: Any) -> list:
     return [some_inputs(batch, size * i // parts, size * (i + 1) // parts) for i in range(parts)]
 
 
-def _is_pair(images: Any) -> bool:
+def is_pair(images: Any) -> bool:
     """Whether a list is one batch (images, labels), as a DataLoader gives it, and not two batches."""
     return isinstance(images, list) and _unlabelled(images) is not images and images[0].ndim > 1
 

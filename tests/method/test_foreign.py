@@ -232,6 +232,13 @@ def test_the_last_layer_keeps_its_outputs_whatever_comes_last():
         assert small(IMAGES).shape[1] == 6 and small[0].out_channels == 8
 
 
+def test_a_lazy_layer_is_named_wherever_it_is_met():
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    for function in (topoprune.select, topoprune.prune):
+        with pytest.raises(ValueError, match="^0 has no weights yet: run the network once"):
+            function(lazy, IMAGES, "l1")
+
+
 def test_the_choice_depends_on_nothing_but_weights_and_inputs():
     model, inputs = made("residual")
     wanted = topoprune.select(model, inputs, "l1", 0.5)

@@ -83,7 +83,9 @@ def test_layers_that_no_pattern_matches_stay_whole(vgg, method, amount):
         ({"flops": 0.5, "parameters": 0.5}, "one target at a time, got flops and parameters"),
         ({"flops": 0.5, "ratio": 0.3}, "flops=0.5 takes the place of ratio=0.3: give one of them"),
         ({"flops": 0}, "flops must be above 0, got 0: it is what should remain"),
-        ({"flops": 1e-9}, "flops cannot fall to"),
+        ({"flops": 1e-9}, "flops cannot fall to"),  # a share whose number is below 1 is no share of that number
+        ({"parameters": 1e-9, "steps": 2}, "parameters cannot fall to"),
+        ({"flops": math.inf}, "flops must be above 0, got inf"),
         ({"flops": math.nan}, "flops must be above 0, got nan"),
         ({"ratio": math.nan}, r"ratio must lie in \[0, 1\), got nan"),
         ({"ratio": {"layer9.*": 0.5}, "steps": 2}, r"ratio names 'layer9.\*', which no layer matches"),

@@ -574,6 +574,16 @@ def normed() -> nn.Module:
             )
         ],
         *[
+            (lambda label=label: accuracy(nn.Identity(), [(torch.eye(3), torch.tensor([0, label, 1]))]), message)
+            for label, message in ((3, r"labels must lie in 0 \.\. 2, .*got 3"), (-1, r"labels must lie in .*got -1"))
+        ],
+        (lambda: accuracy(nn.Identity(), [(torch.eye(3), torch.full((3,), -100))]), "the data have no labels"),
+        *[
+            (lambda soft=soft: train(nn.Linear(3, 3), [(torch.eye(3), soft)], RECIPE), "probabilities of 3 classes")
+            for soft in (torch.eye(3) * 5, torch.eye(3) - 0.1, torch.randn(3, 3))
+        ],
+        (lambda: recalibrate(normed(), None), "data must be batches, got NoneType"),
+        *[
             (lambda label=label: train(nn.Linear(3, 3), [(torch.eye(3), torch.tensor([0, label, 1]))], RECIPE), message)
             for label, message in ((3, r"labels must lie in 0 \.\. 2, .*got 3"), (-1, r"labels must lie in .*got -1"))
         ],
@@ -910,3 +920,14 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_epoch(tmp_path):
     with pytest.raises(files.FileError, match="cannot write"):
         train(nn.Linear(4, 2), data, Recipe(epochs=3), checkpoint=tmp_path / "file" / "checkpoint")
     assert not read
+
+
+def test_what_has_no_label_counts_neither_way():
+    data = [(torch.eye(4), torch.tensor([0, 1, -100, 0])), (torch.eye(4), torch.full((4,), -100))]
+    assert accuracy(nn.Identity(), data) == pytest.approx(2 / 3)
+
+
+def test_one_pair_is_one_batch_of_recalibration():
+    images, labels = torch.randn(6, 3, 4, 4), torch.arange(6) % 2
+    pair, alone = (recalibrate(nn.BatchNorm2d(3), data).running_mean for data in ([images, labels], images))
+    assert torch.equal(pair, alone)

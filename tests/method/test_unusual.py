@@ -369,6 +369,67 @@ def test_images_cover_any_shape(size, shape, tmp_path):
     assert list(images.shape) == [1, *shape] and all(len(channel.unique()) == 1 for channel in images[0])
 
 
+@pytest.mark.parametrize("mode, value", [("I;16", 30_000), ("I", 30_000), ("F", 0.5)])
+@pytest.mark.parametrize("shape", [[1, 8, 8], [3, 8, 8]])
+def test_images_of_more_than_eight_bits_are_refused(mode, value, shape, tmp_path):
+    """Pillow would clip them to white."""
+    from topoprune.storage import _images
+
+    Image.new(mode, (8, 8), value).save(tmp_path / "deep.tiff")
+    with pytest.raises(ValueError, match="deep.tiff has more than 8 bits a channel"):
+        _images(tmp_path, shape, 4)
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    from topoprune.storage import _images
+
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "text.pdf").write_text("Pillow writes this format, and does not read it")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
+    assert len(_images(tmp_path, [3, 8, 8], 4)) == 1
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="could not read .*whole.png .*bomb"):
+        _images(tmp_path, [3, 8, 8], 4)
+    monkeypatch.undo()
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match="could not read .*cut.png .*: store it again, or leave it out"):
+        _images(tmp_path, [3, 8, 8], 4)
+
+
+def test_a_dry_run_needs_no_place_to_write_and_makes_none(tmp_path):
+    dense, source = tmp_path / "dense.safetensors", {"architecture": "vgg16", "classes": 10, "width": 0.0625}
+    topoprune.save(topoprune.build(**source), dense, source)
+    result, _ = prune_file(str(dense), tmp_path / "new" / "small.safetensors", method="l1", dry_run=True)
+    assert result.model is None and [path.name for path in tmp_path.iterdir()] == ["dense.safetensors"]
+    with pytest.raises(ValueError, match="ignore"):
+        prune_file(str(dense), tmp_path / "new" / "small.safetensors", method="l1", ignore="nothing")
+    assert not (tmp_path / "new").exists()
+
+
+def test_kept_filters_are_saved_as_arrays_and_tensors_too(tmp_path):
+    model, path = classifier(), tmp_path / "small.safetensors"
+    kept = {layer: torch.tensor(chosen) for layer, chosen in select(model, IMAGES, "l1").items()}
+    kept["0"] = kept["0"].numpy()
+    topoprune.save(remove(model, IMAGES, kept), path, kept=kept, example_inputs=IMAGES)
+    assert topoprune.load(path, classifier())[0].out_channels == 4
+
+
+@pytest.mark.parametrize("layout", ["network", "inputs", "both"])
+def test_the_layout_in_memory_decides_nothing(layout):
+    """Where maps have several pixels, pooling to one is computed by a view in channels_last alone."""
+    model, inputs = classifier(), IMAGES
+    wanted = run_selection(model, inputs, "l1", 0.5)
+    assert len(wanted.kept["4"]) == 2
+    if layout != "inputs":
+        model = model.to(memory_format=torch.channels_last)
+    if layout != "network":
+        inputs = inputs.to(memory_format=torch.channels_last)
+    chosen = run_selection(model, inputs, "l1", 0.5)
+    assert chosen.kept == wanted.kept and chosen.left_whole == wanted.left_whole
+    small = remove(model, inputs, chosen.kept)
+    assert small[2].weight.is_contiguous(memory_format=torch.channels_last) == (layout != "inputs")
+
+
 def test_raw_bytes_are_no_images(tmp_path):
     dense, source = tmp_path / "dense.safetensors", {"architecture": "vgg16", "classes": 10, "width": 0.0625}
     topoprune.save(topoprune.build(**source), dense, source)
@@ -409,6 +470,13 @@ def test_a_criterion_without_a_hash_serves():
         ({"method": "taylor", "labels": [1, 2]}, "one for each input"),
         ({"method": "taylor", "labels": torch.zeros(8)}, "class numbers"),
         ({"method": "taylor", "labels": 3}, "one for each input"),
+        ({"method": "taylor", "labels": "abc"}, "labels must be class numbers, one for each input, got 'abc'"),
+        ({"method": "taylor", "labels": {1: 2}}, "labels must be class numbers, one for each input, got {1: 2}"),
+        (
+            {"method": "taylor", "labels": [True] * 8},
+            "labels must be class numbers, one for each input, got torch.bool",
+        ),
+        ({"method": "taylor", "labels": [-100] * 8}, "gives every filter the score 0"),
         ({"method": "taylor", "labels": torch.arange(8) + 92}, "labels must lie in 0 .. "),
         ({"method": "taylor", "labels": [0] * 7 + [-1]}, "labels must lie in 0 .. .*got -1"),
     ],
