@@ -124,6 +124,12 @@ def test_what_the_readme_says_of_gentler_fine_tuning_is_on_record(published):
         study.companion_records("study", "explored"), study.profile("beyond-explored")
     )
     assert explored["better_2"] == "-1.5 points (95 % interval -2.9 to -0.2)"  # on networks of a quarter of the width
+    narrow = evidence.gentle_narrow_findings(
+        study.companion_records("study", "gentle_narrow"), study.profile("beyond-gentle-quarter")
+    )
+    assert narrow["better_plain"] == "-0.8 points (95 % interval -1.5 to -0.05)"
+    answers = [narrow[f"answer_{name}"] for name in ("better_plain", "better_refitted", "kept_usual", "kept_gentle")]
+    assert answers == ["no", "open", "open", "open"] and narrow["networks"] == 3
 
 
 def test_what_the_readme_says_of_muon_is_on_record(published):
@@ -135,6 +141,16 @@ def test_what_the_readme_says_of_muon_is_on_record(published):
     assert found["sgd_removed"] == "+3.9 points (95 % interval +0.7 to +7.0)"
     gaps = evidence.gaps_by_optimizer([sgd, muon]).query("measured == 'as removed'").set_index(["method", "optimizer"])
     assert (gaps.loc[evidence.FUNCTIONAL, "low"] > 0).all()  # chapter 16: the cover stays above random removal
+
+
+def test_what_the_readme_says_of_mass_alone_is_on_record(published):
+    found = evidence.mass_findings(study.companion_records("study", "mass"))
+    left = [found[f"{name}_removed"] for name in ("random", "mass", "cover")]
+    assert left == ["19.7 %", "29.2 %", "32.3 %"] and found["networks"] == 3
+    assert found["cover_gain_removed"] == "+3.1 points (95 % interval +1.1 to +5.1)"
+    assert found["cover_gain_refitted"] == "+1.2 points (95 % interval -1.2 to +3.6)"
+    assert [found[f"answer_{step}"] for step in ("removed", "refitted")] == ["yes", "open"]
+    assert (found["mass_gain_removed"][:4], found["mass_gain_refitted"][:4]) == ("+9.5", "+3.9")
 
 
 def test_what_the_readme_says_of_removal_without_training_is_on_record(published):

@@ -330,6 +330,13 @@ def points(row: pd.Series) -> str:
 
     >>> points(pd.Series({"difference": -0.04, "low": np.nan, "high": np.nan}))
     '+0.0 points'
+    >>> points(pd.Series({"difference": -0.8, "low": -1.54, "high": -0.02}))
+    '-0.8 points (95 % interval -1.5 to -0.02)'
     """
-    interval = "" if np.isnan(row["low"]) else f" (95 % interval {row['low']:+z.1f} to {row['high']:+z.1f})"
+    interval = "" if np.isnan(row["low"]) else f" (95 % interval {_end(row['low'])} to {_end(row['high'])})"
     return f"{row['difference']:+z.1f} points{interval}"
+
+
+def _end(value: float) -> str:
+    """An end of an interval, with a second decimal where one would hide its sign."""
+    return f"{value:+.2f}" if 0.005 <= abs(value) < 0.05 else f"{value:+z.1f}"
