@@ -22,8 +22,6 @@ def main(arguments: list[str] | None = None) -> int:
         extra = "vision" if missing in ("torchvision", "PIL") else "study"
         print(f"topoprune: error: this needs {missing}: pip install 'topoprune[{extra}]'", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `| head` has read enough: Python must not flush the rest at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, RuntimeError, OSError) as error:
         print(f"topoprune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -48,7 +46,7 @@ def _run(options) -> None:
         records = workers.on_processes(options.workers, *arguments)
     else:
         records = study.records(*arguments)
-    print(f"{len(records)} records in {study.records_store(options.profile).path}", flush=True)
+    _say(f"{len(records)} records in {study.records_store(options.profile).path}")
 
 
 def _status(options) -> None:
@@ -58,8 +56,7 @@ def _status(options) -> None:
         state = study.status(options.profile, options.seeds, options.methods, options.ratios)
         if options.watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")  # an empty screen
-        print("\n".join(study.status_lines(state)), flush=True)
-        if not (options.watch and state["missing"]):
+        if not (_say("\n".join(study.status_lines(state))) and options.watch and state["missing"]):
             return
         time.sleep(options.every)
 
@@ -78,8 +75,18 @@ def _prune(options) -> None:
     if options.linear:
         settings["types"] = nn.Conv2d, nn.Linear
     result, report = prune_file(options.model, options.output, options.method, ratio, **settings)
-    print(json.dumps(report, indent=2), flush=True)
+    _say(json.dumps(report, indent=2))
     print(result, file=sys.stderr)
+
+
+def _say(text: str) -> bool:
+    """Print; False if nobody reads it, as after `| head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python must not flush the rest at its end
+        return False
+    return True
 
 
 def name_and_value(text: str) -> tuple[str, Any]:

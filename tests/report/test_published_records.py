@@ -128,6 +128,7 @@ def test_what_the_readme_says_of_gentler_fine_tuning_is_on_record(published):
         study.companion_records("study", "gentle_narrow"), study.profile("beyond-gentle-quarter")
     )
     assert narrow["better_plain"] == "-0.8 points (95 % interval -1.5 to -0.05)"
+    assert narrow["better_refitted"] == "-0.8 points (95 % interval -1.9 to +0.4)"
     answers = [narrow[f"answer_{name}"] for name in ("better_plain", "better_refitted", "kept_usual", "kept_gentle")]
     assert answers == ["no", "open", "open", "open"] and narrow["networks"] == 3
 
@@ -147,6 +148,8 @@ def test_what_the_readme_says_of_mass_alone_is_on_record(published):
     found = evidence.mass_findings(study.companion_records("study", "mass"))
     left = [found[f"{name}_removed"] for name in ("random", "mass", "cover")]
     assert left == ["19.7 %", "29.2 %", "32.3 %"] and found["networks"] == 3
+    chance, mass, cover = (float(accuracy[:-2]) for accuracy in left)
+    assert (mass - chance) / (cover - chance) == pytest.approx(0.75, abs=0.01)
     assert found["cover_gain_removed"] == "+3.1 points (95 % interval +1.1 to +5.1)"
     assert found["cover_gain_refitted"] == "+1.2 points (95 % interval -1.2 to +3.6)"
     assert [found[f"answer_{step}"] for step in ("removed", "refitted")] == ["yes", "open"]

@@ -48,7 +48,7 @@ def test_any_number_of_workers_can_start(monkeypatch):
 def test_a_worker_notes_the_commit_of_its_code_when_it_starts(monkeypatch):
     asked = []
     monkeypatch.setattr(workers, "commit", lambda: asked.append("commit"))
-    workers.single_thread()
+    workers.begin_work()
     assert asked == ["commit"]
 
 

@@ -172,7 +172,7 @@ def carry_out(run: TorturedRun, file_limit: int | None = None) -> int:
     os.dup2(os.open(run.folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.environ.update(TOPOPRUNE_CACHE=str(run.folder / "cache"), TOPOPRUNE_RESULTS=str(run.folder / "results"))
     os.environ.pop("TOPOPRUNE_NO_RUN", None)
-    workers.single_thread()
+    workers.begin_work()
     tqdm.set_lock(threading.RLock())  # tqdm's own lock is a semaphore, which a killed process leaves behind
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))

@@ -65,7 +65,7 @@ ABLATIONS = (
     "topological",
     "activations",
     "pointed",
-    *(name for name in VARIANTS if name not in (*METHODS, *CHOICES, "mass")),
+    *(name for name, (method, _) in VARIANTS.items() if method == "topological" and name not in (*METHODS, *CHOICES)),
     "farthest",
 )
 

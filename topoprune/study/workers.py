@@ -112,11 +112,11 @@ def on_cluster(
             raise ValueError(
                 f'no worker of the scheduler at {address} offers a GPU: start them with `--resources "GPU=1"`'
             )
-        client.register_worker_callbacks(single_thread)  # also on workers that come later
+        client.register_worker_callbacks(begin_work)  # also on workers that come later
         return records(name, wanted, device, force, client.get_executor(**options))
 
 
-def single_thread() -> None:
+def begin_work() -> None:
     """Compute on one thread from now on, so that sums are the same in every process; note the commit of the code."""
     import torch
     from threadpoolctl import threadpool_limits
@@ -136,7 +136,7 @@ def _start_worker(number) -> None:
     devices = _visible_devices()
     if len(devices) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[own % len(devices)]
-    single_thread()
+    begin_work()
 
 
 def _end_with_parent() -> None:

@@ -228,8 +228,9 @@ def answer(row: pd.DataFrame, above: bool) -> str:
     'yes'
     """
     enough = row[row["seeds"] >= LEAST_SEEDS]
-    sides = {True: (enough["low"] > 0).any(), False: (enough["high"] < 0).any()}  # NaN lies on no side
-    return YES if sides[above] else NO if sides[not above] else OPEN
+    positive, negative = (enough["low"] > 0).any(), (enough["high"] < 0).any()  # NaN is neither
+    yes, no = (positive, negative) if above else (negative, positive)
+    return YES if yes else NO if no else OPEN
 
 
 def _networks(records: Sequence[Record]) -> dict[str, str | int]:
